@@ -1,0 +1,141 @@
+"""Are two stages of the chain the same function? Pictures to ask with, the comparison, and its record.
+
+In: logits of a reference and of a candidate for the same pictures. Out: a `ParityRecord`, or a `ParityError` with the figures.
+numpy and Pillow only, so a machine that merely answers can check itself against the golden vectors.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from deploykit.errors import ParityError
+from deploykit.spec import Precision
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating[Any]]
+
+PICTURES = 5
+BATCH_SIZES = (1, 2, 5, 8)
+"""One row; the smallest real batch; one that divides nothing; one past the number of pictures, so that rows repeat."""
+
+TOLERANCES = {
+    # Two float32 implementations add the same products in another order: 1e-7 per sum, 1e-6 to 1e-5 through a hundred layers.
+    Precision.FP32: 1e-4,
+    # A float16 has 11 significant bits (5e-4); rounding errors of a hundred layers add up like a random walk.
+    Precision.FP16: 2e-2,
+    # Every activation is rounded to one of 255 values. Agreement on real images is the measure; this only catches a broken graph.
+    Precision.INT8: 5e-1,
+}
+
+
+@dataclass(frozen=True)
+class ParityRecord:
+    """What was compared and how far apart it was.
+
+    Args:
+        reference, candidate: what gave the logits, with versions, such as ``torch 2.14.1 (eager, float32)``.
+        pictures: how many different pictures.
+        batch_sizes: the batch sizes at which the candidate answered.
+        max_difference: largest absolute difference of a logit.
+        relative_difference: the same divided by the largest absolute logit of the reference.
+        tolerance: the largest relative difference that passes.
+        top1_agreement: share of rows whose highest logit has the same index, 0 to 1.
+    """
+
+    reference: str
+    candidate: str
+    pictures: int
+    batch_sizes: tuple[int, ...]
+    max_difference: float
+    relative_difference: float
+    tolerance: float
+    top1_agreement: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the difference stays within the tolerance. NaN never does."""
+        return self.relative_difference <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as it stands in a manifest."""
+        return asdict(self) | {"batch_sizes": list(self.batch_sizes)}
+
+
+def sample_pictures(count: int, height: int, width: int, seed: int = 0) -> Pixels:
+    """Pictures with the statistics of photos: coloured 1/f noise, lit from one side, with hard-edged shapes over it.
+
+    White noise would not do: it excites only the stem, every picture looks the same to the last layers, and a graph that is wrong
+    in the middle passes.
+
+    Returns:
+        uint8 [count, height, width, 3], RGB; the same for the same arguments and versions of numpy and Pillow.
+    """
+    random = np.random.default_rng(seed)
+    pictures = np.empty((count, height, width, 3), np.uint8)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    for picture in pictures:
+        light = random.uniform(60, 190, 3) + random.uniform(-60, 60, 3) * (x * random.uniform(-1, 1) + y)[..., None]
+        for octave in range(1, 7):
+            grain = random.uniform(-1, 1, (2**octave + 1, 2**octave + 1, 3)) * 90 / octave
+            light += np.stack([_enlarge(grain[..., c], height, width) for c in range(3)], axis=-1)
+        for _ in range(4):
+            (cy, cx), (ry, rx) = random.uniform(-0.8, 0.8, 2), random.uniform(0.1, 0.6, 2)
+            inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
+            light[inside] = 0.4 * light[inside] + 0.6 * random.uniform(0, 255, 3)
+        picture[...] = np.clip(light, 0, 255)
+    return pictures
+
+
+def _enlarge(grain: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.float32]:
+    return np.asarray(Image.fromarray(grain.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def batches_of(rows: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
+    """Cut rows into batches of ``size``, starting again at the first row where the last batch would be short."""
+    for start in range(0, len(rows), size):
+        yield rows[np.arange(start, start + size) % len(rows)]
+
+
+def compare_logits(
+    reference: Floats,
+    candidate: Floats,
+    precision: Precision,
+    *,
+    reference_name: str,
+    candidate_name: str,
+    batch_sizes: tuple[int, ...] = (),
+) -> ParityRecord:
+    """Compare two sets of logits, [rows, K] or [rows, K, h, w], of the same pictures in the same order.
+
+    The difference is judged relative to the largest logit, because an absolute bar passes anything where logits are small, as an
+    untrained network's are.
+
+    Raises:
+        ParityError: the shapes differ, the reference holds NaN or infinity, or it answers every picture alike, so that a
+            comparison would prove nothing.
+    """
+    if reference.shape != candidate.shape:
+        raise ParityError(f"{candidate_name} gives logits of shape {candidate.shape}, {reference_name} gives {reference.shape}")
+    if not np.isfinite(reference).all():
+        raise ParityError(f"{reference_name} gives NaN or infinite logits", hint="look for a diverged checkpoint")
+    scale = float(np.abs(reference).max())
+    if len(reference) > 1 and float(np.ptp(reference, axis=0).max()) <= 10 * np.finfo(np.float32).eps * scale:
+        raise ParityError(
+            f"{reference_name} gives the same logits for {len(reference)} different pictures, so a comparison proves nothing",
+            hint="look for dead layers, or an output that does not depend on the image",
+        )
+    difference = float(np.abs(reference - candidate).max())
+    return ParityRecord(
+        reference=reference_name,
+        candidate=candidate_name,
+        pictures=len(reference),
+        batch_sizes=batch_sizes,
+        max_difference=difference,
+        relative_difference=difference / scale,
+        tolerance=TOLERANCES[precision],
+        top1_agreement=float((reference.argmax(1) == candidate.argmax(1)).mean()),
+    )
