@@ -84,6 +84,12 @@ class ImageSpec:
         if min(self.std) <= 0:
             raise UsageError(f"image spec: std is {self.std!r}, expected positive numbers")
 
+    @property
+    def normalized_range(self) -> tuple[float, float]:
+        """The least and the greatest value that a normalized pixel can have, over all channels."""
+        pairs = list(zip(self.mean, self.std, strict=True))
+        return min((0 - mean) / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
+
     def to_json(self) -> dict[str, Any]:
         """The spec as it stands in a manifest."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

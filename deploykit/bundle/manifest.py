@@ -51,12 +51,14 @@ class ModelRecord:
         family: the paper's name for the architecture, such as ``EfficientNet``.
         num_classes: K, the width of the logits.
         parameters: how many trainable numbers the torch model has.
+        task: ``classification`` (logits [N, K]) or ``segmentation`` (logits [N, K, h, w]).
     """
 
     name: str
     family: str
     num_classes: int
     parameters: int
+    task: str = "classification"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,13 @@
+"""Answers without torch and without onnx: sessions, and what turns pictures into predictions.
+
+>>> from deploykit.runtime import Classifier
+>>> with Classifier.open("efficientnet_lite0") as classifier:   # doctest: +SKIP
+...     classifier.classify("coffee.png", top=1)[0].label
+'espresso'
+"""
+
+from deploykit.runtime.classifier import Classifier, Prediction
+from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.session import Session, TensorInfo
+
+__all__ = ["Classifier", "OrtSession", "Prediction", "Session", "TensorInfo"]

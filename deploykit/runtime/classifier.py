@@ -1,0 +1,170 @@
+"""Pictures in, ranked predictions out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.bundle import Bundle, Manifest
+from deploykit.errors import BundleError, InputError, UsageError
+from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, load_pixels, normalize
+from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.session import Session
+from deploykit.spec import Precision
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class for one picture.
+
+    Args:
+        class_index: position in the logits.
+        label: its name; ``class 7`` where the bundle knows no names.
+        probability: after softmax, 0 to 1.
+        logit: before softmax.
+    """
+
+    class_index: int
+    label: str
+    probability: float
+    logit: float
+
+
+class Classifier:
+    """Answers for the pictures it is given. Threads may share it; `close` it or use it in a ``with`` block.
+
+    Args:
+        session: of a predict graph.
+        manifest: of the bundle it came from: the image spec and the kind of input.
+        labels: names in class order, or None.
+        limits: what a picture may cost.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        manifest: Manifest,
+        labels: Sequence[str] | None = None,
+        limits: DecodeLimits = DEFAULT_LIMITS,
+    ) -> None:
+        self.session = session
+        self.manifest = manifest
+        self.labels = labels
+        self.limits = limits
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | Path,
+        *,
+        precision: Precision | str = Precision.FP32,
+        provider: str = "cpu",
+        threads: int = 0,
+        limits: DecodeLimits = DEFAULT_LIMITS,
+    ) -> "Classifier":
+        """Open the predict graph of a bundle at a precision.
+
+        Raises:
+            BundleError: not a bundle, or the precision is not in it.
+            SessionError: the provider is not here, or the graph does not load.
+        """
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if bundle.manifest.model.task != "classification":
+            raise UsageError(f"{bundle.path} holds a {bundle.manifest.model.task} model, expected classification")
+        session = open_predict(bundle, precision, provider=provider, threads=threads)
+        return cls(session, bundle.manifest, bundle.labels(), limits)
+
+    def classify(self, image: Source, top: int = 5) -> list[Prediction]:
+        """The likeliest classes of one picture, best first. See `classify_batch`."""
+        return self.classify_batch([image], top)[0]
+
+    def classify_batch(self, images: Iterable[Source], top: int = 5) -> list[list[Prediction]]:
+        """The likeliest classes of each picture, best first, from one run.
+
+        Args:
+            images: paths, encoded bytes, Pillow images, or RGB arrays uint8 [H, W, 3] of any size.
+            top: how many classes, 1 to K; more than K gives K.
+
+        Raises:
+            UsageError: ``top`` below 1.
+            ImageError: a picture that cannot be used; it is named.
+        """
+        pixels = [load_pixels(image, self.manifest.image, self.limits) for image in images]
+        return self.rank(self.logits(np.stack(pixels)), top) if pixels else []
+
+    def logits(self, pixels: npt.NDArray[np.uint8]) -> Floats:
+        """The logits of pictures that have the network's size already.
+
+        Args:
+            pixels: uint8 [N, H, W, 3] RGB, not normalized, whatever the kind of the graph's input.
+
+        Returns:
+            float32 [N, K].
+        """
+        return run_predict(self.session, self.manifest, pixels)
+
+    def rank(self, logits: Floats, top: int = 5) -> list[list[Prediction]]:
+        """The likeliest classes of each row of logits [N, K], best first; ties in class order.
+
+        Raises:
+            UsageError: ``top`` below 1.
+        """
+        if top < 1:
+            raise UsageError(f"top is {top}, expected 1 or more")
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+        rows = zip(order, logits, softmax(logits), strict=True)
+        return [[Prediction(int(i), self.label(int(i)), float(p[i]), float(x[i])) for i in best] for best, x, p in rows]
+
+    def label(self, class_index: int) -> str:
+        """The name of a class."""
+        return self.labels[class_index] if self.labels is not None else f"class {class_index}"
+
+    def close(self) -> None:
+        """Close the session."""
+        self.session.close()
+
+    def __enter__(self) -> "Classifier":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_predict(bundle: Bundle, precision: Precision | str, *, provider: str = "cpu", threads: int = 0) -> OrtSession:
+    """A session of the bundle's predict graph at a precision.
+
+    Raises:
+        UsageError: not a precision.
+        BundleError: a precision that the bundle does not have.
+        SessionError: see `OrtSession`.
+    """
+    try:
+        precision = Precision(precision)
+    except ValueError:
+        raise UsageError(f"precision is {precision!r}, expected one of {', '.join(Precision)}") from None
+    if precision not in bundle.precisions:
+        has = ", ".join(bundle.precisions) or "none"
+        raise BundleError(f"{bundle.path} has no {precision} predict graph; it has {has}")
+    return OrtSession(bundle.file(f"{precision}/predict.onnx"), provider=provider, threads=threads)
+
+
+def run_predict(session: Session, manifest: Manifest, pixels: npt.NDArray[np.uint8]) -> Floats:
+    """Logits float32 [N, K, ...] of pixels uint8 [N, H, W, 3], normalized here where the graph does not do it itself.
+
+    Raises:
+        InputError: another dtype or shape.
+    """
+    if pixels.dtype != np.uint8:
+        raise InputError(f"pixels have dtype {pixels.dtype}, expected uint8 RGB, 0 to 255, not normalized")
+    feed = normalize(pixels, manifest.image) if manifest.input == "float" else pixels
+    return session.run({"image": feed}, ["logits"])["logits"]
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities float32 [N, K] of logits [N, K]; every row sums to 1. Large logits do not overflow."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
