@@ -22,6 +22,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 HEAD_BYTES = 1024
 
 
+class _Jpeg(JpegImageFile):
+    """Pillow's JPEG reader without its search for the print resolution, which warns about a damaged EXIF record on opening."""
+
+    def _read_dpi_from_exif(self) -> None:
+        return
+
+
 class Format(NamedTuple):
     """How a format is recognised and opened."""
 
@@ -31,7 +38,7 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
-    "JPEG": Format((b"\xff\xd8\xff",), (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), JpegImageFile),
+    "JPEG": Format((b"\xff\xd8\xff",), (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), _Jpeg),
     "PNG": Format((b"\x89PNG\r\n\x1a\n",), (".png", ".apng"), PngImageFile),
     "WEBP": Format((b"RIFF",), (".webp",), WebPImageFile),
     "BMP": Format((b"BM",), (".bmp", ".dib"), BmpImageFile),
