@@ -4,7 +4,7 @@ In: logits of a reference and of a candidate for the same pictures. Out: a `Pari
 numpy and Pillow only, so a machine that merely answers can check itself against the golden vectors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from deploykit.errors import ParityError
+from deploykit.errors import ParityError, SessionError
 from deploykit.spec import Precision
 
 Pixels = npt.NDArray[np.uint8]
@@ -94,10 +94,51 @@ def _enlarge(grain: npt.NDArray[np.float64], height: int, width: int) -> npt.NDA
     return np.asarray(Image.fromarray(grain.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def batches_of(rows: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
-    """Cut rows into batches of ``size``, starting again at the first row where the last batch would be short."""
-    for start in range(0, len(rows), size):
-        yield rows[np.arange(start, start + size) % len(rows)]
+def compare_at_batch_sizes(
+    answer: Callable[[Pixels], Floats],
+    pixels: Pixels,
+    reference: Floats,
+    precision: Precision,
+    *,
+    reference_name: str,
+    candidate_name: str,
+    batch_sizes: tuple[int, ...] = BATCH_SIZES,
+    on_batch: Callable[[], None] | None = None,
+) -> ParityRecord:
+    """Ask a candidate for every picture at several batch sizes, and compare each row with the reference.
+
+    Args:
+        answer: the candidate: uint8 [n, H, W, 3] to logits [n, K] or [n, K, h, w].
+        pixels, reference: the pictures, and the reference's logits for each of them.
+        on_batch: called after each batch.
+
+    Raises:
+        ParityError: the candidate fails at a batch size that was promised; see also `compare_logits`.
+    """
+    asked, answered = [], []
+    for size in batch_sizes:
+        for rows in batches_of(len(pixels), size):
+            try:
+                answered.append(answer(pixels[rows]))
+            except SessionError as error:
+                raise ParityError(f"{candidate_name} fails at batch {size}: {error}", hint=error.hint) from error
+            asked.append(rows)
+            if on_batch:
+                on_batch()
+    return compare_logits(
+        reference[np.concatenate(asked)],
+        np.concatenate(answered),
+        precision,
+        pictures=len(pixels),
+        reference_name=reference_name,
+        candidate_name=candidate_name,
+        batch_sizes=batch_sizes,
+    )
+
+
+def batches_of(count: int, size: int) -> list[npt.NDArray[np.intp]]:
+    """Row numbers in batches of ``size``, starting again at the first row where the last batch would be short."""
+    return [np.arange(start, start + size) % count for start in range(0, count, size)]
 
 
 def compare_logits(
@@ -105,9 +146,10 @@ def compare_logits(
     candidate: Floats,
     precision: Precision,
     *,
+    pictures: int,
     reference_name: str,
     candidate_name: str,
-    batch_sizes: tuple[int, ...] = (),
+    batch_sizes: tuple[int, ...],
 ) -> ParityRecord:
     """Compare two sets of logits, [rows, K] or [rows, K, h, w], of the same pictures in the same order.
 
@@ -123,16 +165,16 @@ def compare_logits(
     if not np.isfinite(reference).all():
         raise ParityError(f"{reference_name} gives NaN or infinite logits", hint="look for a diverged checkpoint")
     scale = float(np.abs(reference).max())
-    if len(reference) > 1 and float(np.ptp(reference, axis=0).max()) <= 10 * np.finfo(np.float32).eps * scale:
+    if pictures > 1 and float(np.ptp(reference, axis=0).max()) <= 10 * np.finfo(np.float32).eps * scale:
         raise ParityError(
-            f"{reference_name} gives the same logits for {len(reference)} different pictures, so a comparison proves nothing",
+            f"{reference_name} gives the same logits for {pictures} different pictures, so a comparison proves nothing",
             hint="look for dead layers, or an output that does not depend on the image",
         )
     difference = float(np.abs(reference - candidate).max())
     return ParityRecord(
         reference=reference_name,
         candidate=candidate_name,
-        pictures=len(reference),
+        pictures=pictures,
         batch_sizes=batch_sizes,
         max_difference=difference,
         relative_difference=difference / scale,

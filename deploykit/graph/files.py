@@ -77,6 +77,26 @@ def read_structure(path: Path) -> onnx.ModelProto:
     return graph
 
 
+def check_well_formed(path: Path) -> None:
+    """Have onnx's own checker look at a graph: operators, types, names, order.
+
+    Raises:
+        GraphError: with the checker's reason.
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise GraphError(f"{path} is not a valid graph: {str(error).strip().splitlines()[0]}") from error
+
+
+def tensor_facts(value: onnx.ValueInfoProto) -> str:
+    """An input or output in words: name, dtype, shape."""
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else "unknown"
+    dims = ", ".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in kind.shape.dim)
+    return f"{value.name} {dtype} [{dims}]"
+
+
 def side_files(graph: onnx.ModelProto) -> dict[str, int]:
     """The side files that a graph refers to, each with the bytes that it must have at least.
 

@@ -105,9 +105,9 @@ def reference_logits(
 
 
 def module_outputs(model: nn.Module, pixels: npt.NDArray[np.uint8], image: ImageSpec) -> dict[ModulePath, npt.NDArray[np.float32]]:
-    """What each module gave for one picture, in the order in which they finished; for finding where a graph departs.
+    """What each module gives for a batch, in the order in which they finish; for finding where a graph departs.
 
-    Modules that ran more than once, or gave something else than one tensor, are left out.
+    Modules that run more than once, or give something else than one tensor, are left out.
     """
     seen: dict[ModulePath, list[npt.NDArray[np.float32]]] = {}
 
@@ -122,7 +122,7 @@ def module_outputs(model: nn.Module, pixels: npt.NDArray[np.uint8], image: Image
     handles = [module.register_forward_hook(note(path)) for path, module in reference.named_modules() if path]
     try:
         with eval_mode(model), eval_mode(reference), torch.no_grad():
-            reference(torch.from_numpy(normalize(pixels[:1], image)))
+            reference(torch.from_numpy(normalize(pixels, image)))
     finally:
         for handle in handles:
             handle.remove()

@@ -12,7 +12,7 @@ from deploykit.errors import BundleError, InputError, UsageError
 from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, load_pixels, normalize
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session
-from deploykit.spec import Precision
+from deploykit.spec import ImageSpec, Precision
 
 Floats = npt.NDArray[np.float32]
 
@@ -105,7 +105,7 @@ class Classifier:
         Returns:
             float32 [N, K].
         """
-        return run_predict(self.session, self.manifest, pixels)
+        return run_predict(self.session, self.manifest.image, self.manifest.input, pixels)
 
     def rank(self, logits: Floats, top: int = 5) -> list[list[Prediction]]:
         """The likeliest classes of each row of logits [N, K], best first; ties in class order.
@@ -152,7 +152,7 @@ def open_predict(bundle: Bundle, precision: Precision | str, *, provider: str = 
     return OrtSession(bundle.file(f"{precision}/predict.onnx"), provider=provider, threads=threads)
 
 
-def run_predict(session: Session, manifest: Manifest, pixels: npt.NDArray[np.uint8]) -> Floats:
+def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: npt.NDArray[np.uint8]) -> Floats:
     """Logits float32 [N, K, ...] of pixels uint8 [N, H, W, 3], normalized here where the graph does not do it itself.
 
     Raises:
@@ -160,7 +160,7 @@ def run_predict(session: Session, manifest: Manifest, pixels: npt.NDArray[np.uin
     """
     if pixels.dtype != np.uint8:
         raise InputError(f"pixels have dtype {pixels.dtype}, expected uint8 RGB, 0 to 255, not normalized")
-    feed = normalize(pixels, manifest.image) if manifest.input == "float" else pixels
+    feed = normalize(pixels, image) if input_kind == "float" else pixels
     return session.run({"image": feed}, ["logits"])["logits"]
 
 

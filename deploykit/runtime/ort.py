@@ -101,14 +101,18 @@ class OrtSession:
         self.close()
 
 
+def available_providers() -> list[str]:
+    """Keys of `PROVIDERS` that this ONNX Runtime was built with; whether they start is another matter."""
+    here = ort.get_available_providers()
+    return [key for key, name in PROVIDERS.items() if name in here]
+
+
 def _provider_name(provider: str) -> str:
     if provider not in PROVIDERS:
         raise UsageError(f"provider is {provider!r}, expected one of {', '.join(PROVIDERS)}")
-    available = ort.get_available_providers()
-    if PROVIDERS[provider] not in available:
-        here = ", ".join(key for key, name in PROVIDERS.items() if name in available)
+    if provider not in available_providers():
         raise SessionError(
-            f"this ONNX Runtime ({ort.__version__}) has no {provider} provider; it has {here}",
+            f"this ONNX Runtime ({ort.__version__}) has no {provider} provider; it has {', '.join(available_providers())}",
             hint="for CUDA and TensorRT: pip uninstall onnxruntime && pip install 'deploykit[gpu]'",
         )
     return PROVIDERS[provider]

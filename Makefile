@@ -1,0 +1,42 @@
+# make demo   sets up .venv, exports a published network and names what is in two photos
+# make test   sets up .venv and runs every check: lint, types, import contracts, tests
+# make bench  refreshes benchmarks/results/
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# One .venv serves both: the stamp says which extras it has.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+PHOTOS = $(shell $(BIN)/python -c "import skimage; print(skimage.__path__[0] + '/data')")
+
+.PHONY: demo test lint types contracts pytest bench clean
+
+demo: .venv/demo.stamp
+	$(BIN)/deploykit export efficientnet_lite0 --pretrained --output demo/efficientnet_lite0 --force
+	$(BIN)/deploykit predict demo/efficientnet_lite0 $(PHOTOS)/coffee.png $(PHOTOS)/chelsea.png
+
+test: lint types contracts pytest
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+contracts: .venv/dev.stamp
+	$(BIN)/lint-imports
+
+pytest: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+bench: .venv/bench.stamp
+	$(BIN)/python benchmarks/preprocess.py
+	$(BIN)/python benchmarks/runtime.py
+
+.venv/%.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) ".[$*]"
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,70 @@
+"""How the command line talks: results on stdout, everything else on stderr, errors as ``error:`` and ``hint:``."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from deploykit.errors import DeploykitError
+
+
+def result(text: str) -> None:
+    """Print what was asked for."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """Say what is going on, unless --quiet."""
+    if not _is_quiet():
+        click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Say what the user should know although the command goes on."""
+    click.echo(f"{_style('warning:', 'yellow')} {text}", err=True)
+
+
+def show_error(error: DeploykitError | str, hint: str | None = None) -> None:
+    """Say what went wrong and what to do."""
+    click.echo(f"{_style('error:', 'red')} {error}", err=True)
+    hint = hint or (error.hint if isinstance(error, DeploykitError) else None)
+    if hint:
+        click.echo(f"{_style('hint:', 'cyan')} {hint}", err=True)
+
+
+@contextlib.contextmanager
+def progress(label: str, total: float | None) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr where that is a terminal, one line where it is not, nothing with --quiet.
+
+    Args:
+        label: what is being done.
+        total: how many steps; None where that is not known.
+
+    Yields:
+        ``advance(steps=1)``.
+    """
+    if _is_quiet() or not sys.stderr.isatty():
+        note(label)
+        yield lambda steps=1: None
+        return
+    # Imported here: it costs 60 ms that --help and --json need not pay.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda steps=1: bar.advance(task, steps)
+        bar.update(task, total=total or 1, completed=total or 1)
+
+
+def _is_quiet() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.find_root().meta.get("quiet"))
+
+
+def _style(text: str, colour: str) -> str:
+    # click drops colours when stderr is no terminal; NO_COLOR is left to its callers (https://no-color.org).
+    return text if os.environ.get("NO_COLOR") or not sys.stderr.isatty() else click.style(text, fg=colour, bold=True)

