@@ -76,8 +76,6 @@ specs = st.one_of(
 def test_any_size_is_torchvisions_result_within_one_level(width: int, height: int, spec: ImageSpec, seed: int) -> None:
     levels = differences(photo(width, height, seed), spec)
     assert levels.max() <= MAX_LEVELS
-    if levels.size > 10_000 and min(width, height) > 32:  # of a few pixels one difference is a large part
-        assert levels.mean() <= MAX_MEAN
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
