@@ -191,7 +191,7 @@ def grad_cam_function(opset: int) -> FunctionProto:
 
 
 def normalized_input(model: ModelProto, tensors: Tensors) -> str:
-    """The float tensor that the network proper sees: ``image``, or what a cast, a move of axes and constant arithmetic make of it."""
+    """The float tensor that the network proper sees: ``image``, or what casts, moves of axes and constants make of it."""
     prepares = {"Cast", "Transpose", "Sub", "Mul", "Div", "Add", "Identity", "Gather", "DequantizeLinear", "QuantizeLinear"}
     name = "image"
     if name not in {i.name for i in model.graph.input}:
@@ -214,10 +214,10 @@ class _Nodes:
 
     def op(self, op_type: str, *inputs: str, output: str | None = None, **attributes: int) -> str:
         output = output or f"{self._prefix}{op_type}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))  # type: ignore[arg-type]
         return output
 
-    def constant(self, name: str, value: np.ndarray) -> str:  # type: ignore[type-arg]
+    def constant(self, name: str, value: np.ndarray) -> str:
         self.initializers.append(numpy_helper.from_array(value, self._prefix + name))
         return self._prefix + name
 

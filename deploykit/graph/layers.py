@@ -105,7 +105,8 @@ def resolve_layer(model: ModelProto, name: str, output: str = "logits", tensors:
 
 def default_layer(model: ModelProto, output: str = "logits", tensors: Tensors | None = None) -> LayerCandidate:
     """The last feature map: before global pooling in a classifier; in a segmentation net, the last of those with the most channels,
-    which is the backbone's, because its head ends in one map per class.
+    which is the backbone's, because its head ends in one map per class. Average pooling to several pixels, as in VGG, is passed
+    over.
 
     Raises:
         UsageError: the graph has no feature map.
@@ -114,7 +115,7 @@ def default_layer(model: ModelProto, output: str = "logits", tensors: Tensors | 
     layers = list_layers(model, output, tensors)
     if not layers:
         raise UsageError("this graph has no layer to explain: no rank-4 tensor with more than one pixel leads to its logits")
-    planar = [layer for layer in layers if not layer.channels_last] or layers
+    planar = [layer for layer in layers if not layer.channels_last and layer.operator != "AveragePool"] or layers
     if len(tensors.shape(output)) == 4:
         most = max(layer.channels for layer in planar)
         planar = [layer for layer in planar if layer.channels == most]

@@ -68,9 +68,16 @@ class Tensors:
 
 
 def describe_tensors(model: ModelProto) -> Tensors:
-    """Collect the facts about all tensors of the main graph. Costs milliseconds, whatever the size of the weights."""
+    """Collect the facts about all tensors of the main graph. Costs milliseconds, whatever the size of the weights.
+
+    Raises:
+        GraphError: the graph contradicts itself, or uses a domain that it does not declare.
+    """
     graph = model.graph
-    inferred = shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph
+    try:
+        inferred = shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph
+    except shape_inference.InferenceError as error:
+        raise GraphError(f"the shapes of the graph's tensors cannot be inferred: {error}") from error
     shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
     for info in _value_infos(inferred):

@@ -1,0 +1,128 @@
+"""The guard at export: numbers that an explain graph must show before anyone trusts its maps.
+
+A gradient that an exporter froze into a constant, or that a runtime computes wrongly, still makes a plausible heat map. So: run it.
+Sessions come as callables, because graph/ knows no runtime.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.errors import ParityError, UsageError
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
+
+# The change of the scores, relative to the largest logit, that a finite difference aims at: small beside the curvature of a smooth
+# head, large beside float32 rounding (6e-8 of the logit, so below a thousandth of the difference).
+_STEPS = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
+_DIRECTIONS = 3
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """What was measured; each must be positive or small as said.
+
+    Args:
+        between_classes: largest difference between the gradients of two classes of the same images, relative to the largest
+        gradient. between_images: the same between the cams of two images.
+        finite_difference: relative difference between the gradient along a direction and a central difference of the score, the
+            worst image; None where no tail graph was given.
+    """
+
+    between_classes: float
+    between_images: float
+    finite_difference: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        """The record as it stands in a manifest."""
+        return asdict(self)
+
+
+def check_gradients(
+    explain: Run,
+    images: npt.NDArray[Any],
+    tail: Run | None = None,
+    *,
+    tolerance: float = 2e-2,
+) -> GradientCheck:
+    """Verify an explain graph by running it on images that differ.
+
+    Args:
+        explain: takes ``image`` and ``class_index``, gives ``logits``, ``gradients``, ``activations`` and ``cam``.
+        images: at least two different ones, [N, ...], as the graph's input takes them.
+        tail: takes ``activations`` and ``class_index``, gives ``logits`` (``make_tail_graph``); without it no finite differences.
+        tolerance: of the finite differences, relative. A kink of ReLU or max-pooling between the two ends costs about a percent.
+
+    Raises:
+        ParityError: a gradient is not finite, is zero everywhere, is the same for two classes or makes the same map of every image,
+            or contradicts the finite differences. The message has the figures.
+        UsageError: fewer than two images.
+    """
+    rows = len(images)
+    if rows < 2 or all(np.array_equal(images[0], image) for image in images[1:]):
+        raise UsageError(f"checking gradients needs two images or more that differ, got {rows}")
+    first = explain({"image": images, "class_index": np.full(rows, -1, dtype=np.int64)})
+    top = first["explained_class"].astype(np.int64)
+    classes = first["logits"].shape[1]
+    other = explain({"image": images, "class_index": (top + 1) % classes})
+    for name in ("activations", "gradients", "cam"):
+        if not all(np.isfinite(answer[name]).all() for answer in (first, other)):
+            raise ParityError(f"{name} of the explain graph hold NaN or infinite values")
+    scale = float(np.abs(first["gradients"]).max())
+    if scale == 0:
+        raise ParityError("the gradients of the explain graph are zero for every image: no evidence passes the layer")
+    between_classes = float(np.abs(first["gradients"] - other["gradients"]).max()) / scale
+    if classes > 1 and between_classes < 1e-6:
+        raise ParityError(f"the gradients of two classes differ by {between_classes:.1e} of their size: the class is not looked at")
+    between_images = _spread(first)
+    if between_images < 1e-6:
+        raise ParityError(
+            f"the evidence maps of {rows} images differ by {between_images:.1e} of their size: a constant was exported"
+        )
+    worst = None if tail is None else max(_finite_difference(tail, first, top, row) for row in range(rows))
+    if worst is not None and not worst <= tolerance:
+        raise ParityError(f"gradients differ from finite differences by {worst:.1e} relative, allowed {tolerance:.1e}")
+    return GradientCheck(between_classes, between_images, worst)
+
+
+def _spread(answer: Arrays) -> float:
+    """How much the signed evidence g * A of other images differs from the first one's, relative."""
+    evidence = (answer["gradients"] * answer["activations"]).astype(np.float64)
+    return float(np.abs(evidence[1:] - evidence[:1]).max() / max(float(np.abs(evidence).max()), np.finfo(np.float32).tiny))
+
+
+def _finite_difference(tail: Run, answer: Arrays, top: npt.NDArray[np.int64], row: int) -> float:
+    """For one image, the median over directions of the least relative error over step sizes.
+
+    Each direction leans on the gradient's own signs, so the slope is large beside rounding, and differs in its weights. For a
+    segmentation net the pixels that count move with the logits; their score is then not the one differentiated, so the mask is
+    held.
+    """
+    activations = answer["activations"][row].astype(np.float32)
+    gradient = answer["gradients"][row].astype(np.float64)
+    rng = np.random.default_rng(row)
+    errors = []
+    for _ in range(_DIRECTIONS):
+        direction = np.sign(gradient) * rng.random(gradient.shape) * (np.abs(activations).mean() + 1e-6)
+        slope = float((gradient * direction).sum())
+        if slope == 0:
+            continue
+        steps = [s * float(np.abs(answer["logits"][row]).max()) / slope for s in _STEPS]
+        batch = np.stack([activations + sign * step * direction for step in steps for sign in (1, -1)]).astype(np.float32)
+        logits = tail({"activations": batch, "class_index": np.full(len(batch), top[row])})["logits"].astype(np.float64)
+        scores = _scores(logits, answer["logits"][row], int(top[row]))
+        central = (scores[0::2] - scores[1::2]) / (2 * np.array(steps))
+        errors.append(float(np.abs(central / slope - 1).min()))
+    return float(np.median(errors)) if errors else 0.0
+
+
+def _scores(logits: npt.NDArray[np.float64], reference: npt.NDArray[np.generic], chosen: int) -> npt.NDArray[np.float64]:
+    """The differentiated score per row: the class's logit, or its sum over the pixels where the reference predicts it."""
+    if logits.ndim == 2:
+        return logits[:, chosen]
+    mask = reference.argmax(axis=0) == chosen
+    return np.asarray((logits[:, chosen] * mask).sum(axis=(1, 2)))
