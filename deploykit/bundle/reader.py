@@ -96,9 +96,9 @@ class Bundle:
         """
         path = self.file(GOLDEN_NAME)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return Golden(arrays["image"], arrays["logits"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} does not hold golden vectors: {error}", hint="copy the whole folder again") from error
 
     def damage(self) -> dict[str, str]:

@@ -46,7 +46,7 @@ def initialize_model(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 _initialize_convolution(module)
-        _measure_statistics(model, _smooth_noise(4, 128))
+        measure_statistics(model, _smooth_noise(4, 128))
     return model
 
 
@@ -65,7 +65,7 @@ def _smooth_noise(count: int, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def _measure_statistics(model: nn.Module, images: Tensor) -> None:
+def measure_statistics(model: nn.Module, images: Tensor) -> None:
     """Set each normalization's variance to the mean square of its input, in the order in which the model runs them.
 
     The mean stays 0. Taking it out would leave the small differences between pictures and blow them up, layer after layer.

@@ -97,9 +97,9 @@ def read_checkpoint(path: str | Path, *, allow_types: Sequence[str] = (), unsafe
     file_format = find_format(path)
     stored = _load(path, file_format, tuple(allow_types), unsafe_pickle)
     notes = [f"the pickle in {path.name} was allowed to run any code it holds"] if unsafe_pickle else []
-    state, containers = _find_state(stored, path)
+    state, containers, taken = _find_state(stored, path)
     averaged = [key for container in containers for key in AVERAGED if key in container]
-    if averaged and not any(state is container[key] for container in containers for key in averaged if key in container):
+    if averaged and not set(averaged) & set(taken):
         notes.append(f"{path.name} also holds averaged weights ({averaged[0]}), which were not taken; save them alone to use them")
     state = _strip_prefixes(state, path)
     stored_dtype = _name_dtype(state)
@@ -128,9 +128,10 @@ def _load(path: Path, file_format: CheckpointFormat, allow_types: tuple[str, ...
         raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}", hint="copy or download it again") from error
 
 
-def _find_state(stored: Any, path: Path) -> tuple[Mapping[str, Tensor], tuple[Mapping[Any, Any], ...]]:
-    """The state dict inside the wrappers, and the wrappers."""
+def _find_state(stored: Any, path: Path) -> tuple[Mapping[str, Tensor], tuple[Mapping[Any, Any], ...], tuple[str, ...]]:
+    """The state dict inside the wrappers, the wrappers, and the key taken from each."""
     containers: list[Mapping[Any, Any]] = []
+    taken: list[str] = []
     while True:
         if isinstance(stored, nn.Module):  # only after --unsafe-pickle
             stored = stored.state_dict()
@@ -140,6 +141,7 @@ def _find_state(stored: Any, path: Path) -> tuple[Mapping[str, Tensor], tuple[Ma
         if not inner:
             break
         containers.append(stored)
+        taken.append(inner[0])
         stored = stored[inner[0]]
     others = [f"{key} ({type(value).__name__})" for key, value in stored.items() if not isinstance(value, Tensor)]
     if len(others) == len(stored):
@@ -149,7 +151,7 @@ def _find_state(stored: Any, path: Path) -> tuple[Mapping[str, Tensor], tuple[Ma
         )
     if others:
         raise WeightsError(f"{path} mixes tensors with {', '.join(others[:3])}", hint="save model.state_dict() alone")
-    return stored, tuple(containers)
+    return stored, tuple(containers), tuple(taken)
 
 
 def _strip_prefixes(state: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:

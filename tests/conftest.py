@@ -1,0 +1,77 @@
+"""What tests share: the command line as a user runs it, and bundles that are slow to make, made once."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import skimage
+from onnx import TensorProto, helper
+
+from deploykit.bundle import Bundle
+from deploykit.graph.pixels import add_pixel_input
+from deploykit.graph.versions import set_ir_version
+from deploykit.spec import ImageSpec
+
+PHOTOS = Path(skimage.__path__[0]) / "data"
+
+Deploykit = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def deploykit() -> Deploykit:
+    """Run ``deploykit ARGUMENT...`` in a process of its own."""
+
+    def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploykit", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=280)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def coffee() -> Path:
+    """A photo of a cup of espresso, 400 x 600."""
+    return PHOTOS / "coffee.png"
+
+
+@pytest.fixture(scope="session")
+def chelsea() -> Path:
+    """A photo of a cat's face, 300 x 451."""
+    return PHOTOS / "chelsea.png"
+
+
+@pytest.fixture(scope="session")
+def lite0(deploykit: Deploykit, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of EfficientNet-Lite0 with its published weights. Tests that change it work on a copy."""
+    path = tmp_path_factory.mktemp("lite0") / "efficientnet_lite0"
+    done = deploykit("export", "efficientnet_lite0", "--pretrained", "-o", path)
+    assert done.returncode == 0, done.stderr
+    return Bundle.open(path)
+
+
+@pytest.fixture(scope="session")
+def small(deploykit: Deploykit, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of an untrained ResNet-18 with 6 classes. Tests that change it work on a copy."""
+    path = tmp_path_factory.mktemp("small") / "resnet18"
+    done = deploykit("export", "resnet18", "--num-classes", "6", "-o", path)
+    assert done.returncode == 0, done.stderr
+    return Bundle.open(path)
+
+
+def channel_means(spec: ImageSpec, *, pixels: bool = True) -> onnx.ModelProto:
+    """A graph whose three logits are the means of the three channels as the network gets them."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, spec.height, spec.width])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])
+    axes = onnx.numpy_helper.from_array(np.array([2, 3], np.int64), "axes")
+    node = helper.make_node("ReduceMean", ["image", "axes"], ["logits"], name="mean", keepdims=0)
+    graph = helper.make_model(
+        helper.make_graph([node], "channel_means", [image], [logits], [axes]), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    set_ir_version(graph)
+    if pixels:
+        add_pixel_input(graph, spec)
+    return graph
