@@ -18,7 +18,8 @@ from deploykit.errors import GraphError, UsageError
 from deploykit.graph.gradient import add_gradient, backward_type
 from deploykit.graph.layers import LayerCandidate, default_layer, resolve_layer
 from deploykit.graph.rules.step import dequantized
-from deploykit.graph.tensors import Tensors, default_opset, describe_tensors, tensor_names
+from deploykit.graph.tensors import Tensors, describe_tensors, tensor_names
+from deploykit.graph.versions import opset_of
 
 DOMAIN = "deploykit"
 _CHANNELS_FIRST = [0, 3, 1, 2]
@@ -158,7 +159,7 @@ def add_layer_output(model: ModelProto, tensors: Tensors, layer: LayerCandidate,
 def add_cam(model: ModelProto, layer: LayerCandidate, batch: int | str | None, suffix: str = "") -> None:
     """Append the output ``cam`` float32 [N, h, w], computed by the model-local function ``deploykit.GradCam``."""
     if not any(f.domain == DOMAIN and f.name == "GradCam" for f in model.functions):
-        model.functions.append(grad_cam_function(default_opset(model)))
+        model.functions.append(grad_cam_function(opset_of(model)))
     if not any(o.domain == DOMAIN for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     model.ir_version = max(model.ir_version, _FUNCTIONS_IR_VERSION)

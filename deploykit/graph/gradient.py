@@ -16,7 +16,8 @@ from deploykit.errors import GraphError, UsageError
 from deploykit.graph.layers import FLOATS, list_layers, read_by
 from deploykit.graph.rules import FLAT, RULES
 from deploykit.graph.rules.step import Emitter, Step, Value, describe_node
-from deploykit.graph.tensors import Tensors, ancestors, default_opset, describe_tensors, tensor_names
+from deploykit.graph.tensors import Tensors, ancestors, describe_tensors, tensor_names
+from deploykit.graph.versions import opset_of
 
 RELU_RULES = ("standard", "guided", "deconvnet")
 
@@ -56,7 +57,7 @@ def add_gradient(
     """
     if relu_rule not in RELU_RULES:
         raise UsageError(f"relu_rule is {relu_rule!r}, expected one of {', '.join(RELU_RULES)}")
-    opset = default_opset(model)
+    opset = opset_of(model)
     if opset < OLDEST_OPSET:
         raise GraphError(
             f"the graph is written in opset {opset}; differentiating needs {OLDEST_OPSET} or later",

@@ -5,7 +5,6 @@ logits. It is named by its ONNX tensor or by the path of the torch module that r
 nodes' metadata (``pkg.torch.onnx.name_scopes``).
 """
 
-import ast
 import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
 from deploykit.errors import UsageError
+from deploykit.graph.scopes import scopes_of
 from deploykit.graph.tensors import Shape, Tensors, ancestors, describe_tensors
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -163,22 +163,13 @@ def _returned_by_modules(model: ModelProto, needed: set[str]) -> dict[str, list[
     last: dict[str, str] = {}
     for node in model.graph.node:
         if node.output and node.output[0] in needed:
-            for path in module_scopes(node):
+            for path in scopes_of(node):
                 last.pop(path, None)
                 last[path] = node.output[0]
     returned: dict[str, list[str]] = {}
     for path in sorted(last, key=lambda p: p.count(".")):
         returned.setdefault(last[path], []).append(path)
     return returned
-
-
-def module_scopes(node: NodeProto) -> list[str]:
-    """Paths of the torch modules that a node lies in, outermost first, without the root; empty for graphs from elsewhere."""
-    for entry in node.metadata_props:
-        if entry.key == "pkg.torch.onnx.name_scopes":
-            # A list such as ['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d']; the last names the operation, not a module.
-            return [path for path in ast.literal_eval(entry.value)[:-1] if path]
-    return []
 
 
 def read_by(node: NodeProto) -> Iterable[str]:

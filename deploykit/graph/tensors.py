@@ -100,11 +100,6 @@ def describe_tensors(model: ModelProto) -> Tensors:
     return Tensors(shapes, types, constants, producers, consumers, frozenset(o.name for o in graph.output))
 
 
-def default_opset(model: ModelProto) -> int:
-    """The version of the standard operators that the graph is written in; 0 where it declares none."""
-    return max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=0)
-
-
 def ancestors(graph: GraphProto, names: Iterable[str]) -> set[str]:
     """The tensors that the named ones are computed from, with the named ones; constants and inputs included."""
     wanted = set(names)
