@@ -8,11 +8,12 @@ from deploykit.errors import DeploykitError
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, and what was found."""
+    """One thing that was looked at, and what was found; with a hint where it failed and something can be done."""
 
     name: str
     passed: bool
     found: str
+    hint: str | None = None
 
 
 def attempt(name: str, check: Callable[[], str]) -> Check:
@@ -20,10 +21,15 @@ def attempt(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, True, check())
     except DeploykitError as error:
-        return Check(name, False, str(error))
+        return Check(name, False, str(error), error.hint)
 
 
 def as_text(checks: list[Check]) -> str:
     """Checks as aligned lines."""
     width = max(len(check.name) for check in checks)
-    return "\n".join(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<{width}}  {check.found}" for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<{width}}  {check.found}")
+        if check.hint:
+            lines.append(f"{'':<{width + 8}}  hint: {check.hint}")
+    return "\n".join(lines)

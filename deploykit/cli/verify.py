@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
@@ -48,7 +47,7 @@ def command(path: Path, provider: str, release: str | None, as_json: bool) -> No
     else:
         console.result(as_text(checks))
     if failed := [check.name for check in checks if not check.passed]:
-        _fail(path, failed, len(checks))
+        raise ParityError(f"{path}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
 
 
 def check_bundle(bundle: Bundle, provider: str) -> list[Check]:
@@ -56,7 +55,8 @@ def check_bundle(bundle: Bundle, provider: str) -> list[Check]:
     damage = bundle.damage()
     files = bundle.manifest.files
     size = sum(record.size_bytes for record in files.values()) / 1e6
-    checks = [Check(name, False, what) for name, what in damage.items()]
+    again = "copy the bundle again from where it was made, or export it again with --force"
+    checks = [Check(name, False, what, again) for name, what in damage.items()]
     if not damage:
         checks.append(Check("files", True, f"{len(files)} files, {size:.1f} MB, every digest as written"))
     checks.append(attempt("labels", partial(_labels, bundle)))
@@ -89,10 +89,3 @@ def _golden(bundle: Bundle, precision: Precision, provider: str) -> str:
     if not record.is_equal:
         raise ParityError(found)
     return f"{found}; batches of {', '.join(map(str, record.batch_sizes))} on {record.candidate}"
-
-
-def _fail(path: Path, failed: list[str], total: int) -> NoReturn:
-    raise ParityError(
-        f"{path}: {len(failed)} of {total} checks failed: {', '.join(failed)}",
-        hint="copy it again from where it was made, or export it again with --force",
-    )

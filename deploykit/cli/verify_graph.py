@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from deploykit.cli.checks import Check, attempt
-from deploykit.graph.files import check_well_formed, read_graph
+from deploykit.graph.files import check_well_formed, read_graph, side_files
 from deploykit.graph.versions import check_readable, opset_of
 from deploykit.runtime.ort import OrtSession
 
@@ -20,20 +20,26 @@ def check_graph(path: Path, release: str | None, provider: str) -> list[Check]:
     checks = [attempt("file", partial(_file, path))]
     if checks[0].passed:
         checks.append(attempt("versions", partial(_versions, path, release or version("onnxruntime"))))
+        checks.append(attempt("operators", partial(_operators, path)))
         checks.append(attempt("loads", partial(_loads, path, provider)))
     return checks
 
 
 def _file(path: Path) -> str:
     graph = read_graph(path)
-    check_well_formed(path)
-    return f"{len(graph.graph.node):,} nodes, {path.stat().st_size / 1e6:.1f} MB"
+    size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in side_files(graph))
+    return f"{len(graph.graph.node):,} nodes, {size / 1e6:.1f} MB"
 
 
 def _versions(path: Path, release: str) -> str:
     graph = read_graph(path)
     check_readable(graph, release)
     return f"opset {opset_of(graph)}, IR version {graph.ir_version}: ONNX Runtime {release} reads them"
+
+
+def _operators(path: Path) -> str:
+    check_well_formed(path)
+    return "well-formed"
 
 
 def _loads(path: Path, provider: str) -> str:
