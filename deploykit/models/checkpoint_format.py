@@ -21,11 +21,9 @@ SAVE_STATE_DICT = "load it in your training code and save the weights alone: tor
 # Types that hold plain values: rebuilding one runs no code of the file's choosing. Nothing else can be allowed by name.
 HARMLESS_TYPES = (
     "argparse.Namespace",
-    "builtins.dict",
-    "builtins.list",
-    "collections.defaultdict",
     "datetime.datetime",
     "datetime.timedelta",
+    "datetime.timezone",
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray._reconstruct",
@@ -42,7 +40,7 @@ HARMLESS_TYPES = (
 # What weights_only allows by itself. Only the wording of a message depends on this list: torch.load is the judge.
 _REBUILDS_TENSORS = re.compile(
     r"torch\.\w+|torch\._utils\._rebuild_\w+|torch\.storage\.\w+|torch\.nn\.parameter\.\w+|torch\.serialization\.\w+|"
-    r"collections\.(OrderedDict|Counter)|_codecs\.encode|(__builtin__|builtins)\.(set|bytearray|complex)"
+    r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|bytearray|complex)"
 )
 _OTHER_FORMATS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for", "fetch the file itself: git lfs pull"),
@@ -166,7 +164,8 @@ def _collect_globals(stream: IO[bytes], names: set[str]) -> bool:
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "GLOBAL":
-                names.add(str(argument).replace(" ", "."))
+                # Protocol 2 writes Python 2's name of the module, which every loader translates.
+                names.add(re.sub(r"^__builtin__\.", "builtins.", str(argument).replace(" ", ".")))
             elif opcode.name == "STACK_GLOBAL":  # takes its module and name from the stack: as a rule the last two texts
                 names.add(".".join(texts[-2:]))
             elif isinstance(argument, str):

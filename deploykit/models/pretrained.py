@@ -93,6 +93,11 @@ def _download(weights: PublishedWeights, path: Path, on_progress: OnProgress | N
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(
+            f"the cache {path.parent} cannot be made: {error}", hint=f"set {CACHE_VARIABLE} to another folder"
+        ) from error
+    try:
         _fetch(url, partial, on_progress)
         if not _has_digest(partial, weights.sha256):
             raise WeightsError(
@@ -102,6 +107,8 @@ def _download(weights: PublishedWeights, path: Path, on_progress: OnProgress | N
             )
         partial.replace(path)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it carries the answer, and with it an open connection
         raise WeightsError(f"could not download {url} to {path.parent}: {_reason(error)}", hint=hint) from error
     finally:
         partial.unlink(missing_ok=True)

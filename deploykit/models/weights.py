@@ -5,11 +5,11 @@ every one finite, dense, and of a type that float32 can hold.
 """
 
 import argparse
-import collections
 import datetime
 import pathlib
 import pickle
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,9 @@ _NUMPY_RECONSTRUCT = np.zeros(0).__reduce__()[0]
 # What each of HARMLESS_TYPES stands for. Numpy's functions moved in 2.0: files name either place.
 _ALLOWED_OBJECTS: Mapping[str, Sequence[Any]] = {
     "argparse.Namespace": [argparse.Namespace],
-    "builtins.dict": [dict],
-    "builtins.list": [list],
-    "collections.defaultdict": [collections.defaultdict],
     "datetime.datetime": [datetime.datetime],
     "datetime.timedelta": [datetime.timedelta],
+    "datetime.timezone": [datetime.timezone],
     "numpy.core.multiarray._reconstruct": [_NUMPY_RECONSTRUCT],
     "numpy.core.multiarray.scalar": [_NUMPY_SCALAR],
     "numpy._core.multiarray._reconstruct": [_NUMPY_RECONSTRUCT],
@@ -118,7 +116,8 @@ def _load(path: Path, file_format: CheckpointFormat, allow_types: tuple[str, ...
             return torch.load(path, map_location="cpu", weights_only=False)
         allowed = [(thing, name) for name in allow_types for thing in _ALLOWED_OBJECTS[name]]
         dtypes = _NUMPY_DTYPES if "numpy.dtype" in allow_types else []
-        with torch.serialization.safe_globals([*allowed, *dtypes]):
+        with torch.serialization.safe_globals([*allowed, *dtypes]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol; what the loader cannot read, it refuses below
             # Mapped, a file's pages are read once, when the tensors are copied; the legacy format cannot be mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=file_format is CheckpointFormat.ZIP)
     except pickle.UnpicklingError:
