@@ -4,29 +4,23 @@
 
 The photo is scikit-learn's china.jpg, scaled to 1224 x 817 with grain added, saved as JPEG at quality 90 with 4:2:0 chroma.
 Each way starts from the file's bytes and ends with the uint8 [224, 224, 3] pixels of the same spec. One thread, CPU time of this
-process, which other processes disturb least; the order within a round is shuffled.
+process, which other processes disturb least; rounds are interleaved (`benchmarks.measure`).
 """
 
 import argparse
 import io
-import json
-import os
-import platform
-import random
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import sklearn
-import torchvision
 from numpy.typing import NDArray
 from PIL import Image, features
 from torchvision import transforms
 
+from benchmarks.measure import in_process, measure_sides, summarize
+from benchmarks.report import RESULTS, describe_machine, write_results
 from deploykit.image import decode, load_pixels, normalize, resize_and_crop
 from deploykit.spec import ImageSpec
 
@@ -74,49 +68,14 @@ def by_torchvision(spec: ImageSpec) -> Callable[[bytes], Pixels]:
     return load
 
 
-def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU milliseconds of each way, one sample a round, in shuffled order; the first tenth is warm-up and left out."""
-    order = list(ways)
-    samples: dict[str, list[float]] = {name: [] for name in ways}
-    shuffle = random.Random(0).shuffle  # noqa: S311 - an order, not a secret
-    warm_up = max(3, rounds // 10)
-    for k in range(rounds + warm_up):
-        shuffle(order)
-        for name in order:
-            start = time.process_time_ns()
-            ways[name]()
-            if k >= warm_up:
-                samples[name].append((time.process_time_ns() - start) / 1e6)
-    return samples
-
-
-def summarize(samples: list[float]) -> dict[str, float]:
-    p25, p50, p75 = statistics.quantiles(samples, n=4)
-    return {"median_ms": round(p50, 3), "p25_ms": round(p25, 3), "p75_ms": round(p75, 3), "min_ms": round(min(samples), 3)}
+def summarize_ms(samples: list[float]) -> dict[str, float]:
+    row = summarize(samples)
+    return {f"{name}_ms": round(row[name], 3) for name in ("median", "p25", "p75", "min")}
 
 
 def compare(pixels: Pixels, reference: Pixels) -> dict[str, float]:
     levels = np.abs(pixels.astype(int) - reference)
     return {"max_levels": int(levels.max()), "mean_levels": round(float(levels.mean()), 6)}
-
-
-def describe_machine() -> dict[str, Any]:
-    models = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
-        "torchvision": torchvision.__version__,
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def run(interpolation: str, rounds: int) -> dict[str, Any]:
@@ -135,7 +94,8 @@ def run(interpolation: str, rounds: int) -> dict[str, Any]:
         "stage: deploykit resize": lambda: resize_and_crop(image, spec),
         "stage: deploykit normalize": lambda: normalize(pixels[None], spec),
     }
-    results: dict[str, Any] = {name: summarize(samples) for name, samples in measure(ways, rounds).items()}
+    measured = measure_sides({name: in_process(way) for name, way in ways.items()}, rounds=rounds)
+    results: dict[str, Any] = {name: summarize_ms(measured.samples(name, "cpu_ms")) for name in ways}
     results["deploykit"] |= compare(pixels, reference)
     results["pillow"] |= compare(by_pillow(data, spec), reference)
     results["torchvision"] |= compare(reference, reference)
@@ -160,14 +120,13 @@ def show(table: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "preprocess.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "preprocess.json")
     options = parser.parse_args()
     tables = {name: run(name, options.rounds) for name in ("bilinear", "bicubic")}
     for table in tables.values():
         show(table)
-    record = {"machine": describe_machine(), "rounds": options.rounds, "clock": "CPU time, one thread", "tables": tables}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=2) + "\n")
+    machine = describe_machine("numpy", "pillow", "torchvision") | {"libjpeg_turbo": features.version_feature("libjpeg_turbo")}
+    write_results(options.out, {"machine": machine, "rounds": options.rounds, "clock": "CPU time, one thread", "tables": tables})
 
 
 if __name__ == "__main__":
