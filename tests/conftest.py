@@ -12,6 +12,7 @@ import skimage
 from onnx import TensorProto, helper
 
 from deploykit.bundle import Bundle
+from deploykit.cli.main import run
 from deploykit.graph.pixels import add_pixel_input
 from deploykit.graph.versions import set_ir_version
 from deploykit.spec import ImageSpec
@@ -32,6 +33,22 @@ def deploykit() -> Deploykit:
     return run
 
 
+@pytest.fixture
+def deploykit_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Deploykit:
+    """The same in this process, which has torch already: for the many runs that export something."""
+
+    def call(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            if cwd is not None:
+                patch.chdir(cwd)
+            code = run([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(list(arguments), code, out, err)
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def coffee() -> Path:
     """A photo of a cup of espresso, 400 x 600."""
@@ -45,20 +62,18 @@ def chelsea() -> Path:
 
 
 @pytest.fixture(scope="session")
-def lite0(deploykit: Deploykit, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of EfficientNet-Lite0 with its published weights. Tests that change it work on a copy."""
     path = tmp_path_factory.mktemp("lite0") / "efficientnet_lite0"
-    done = deploykit("export", "efficientnet_lite0", "--pretrained", "-o", path)
-    assert done.returncode == 0, done.stderr
+    assert run(["export", "efficientnet_lite0", "--pretrained", "-o", str(path)]) == 0
     return Bundle.open(path)
 
 
 @pytest.fixture(scope="session")
-def small(deploykit: Deploykit, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of an untrained ResNet-18 with 6 classes. Tests that change it work on a copy."""
     path = tmp_path_factory.mktemp("small") / "resnet18"
-    done = deploykit("export", "resnet18", "--num-classes", "6", "-o", path)
-    assert done.returncode == 0, done.stderr
+    assert run(["export", "resnet18", "--num-classes", "6", "-o", str(path)]) == 0
     return Bundle.open(path)
 
 
