@@ -17,8 +17,8 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph.gradient import add_gradient, backward_type
 from deploykit.graph.layers import LayerCandidate, default_layer, resolve_layer
-from deploykit.graph.rules.step import dequantized
-from deploykit.graph.tensors import Tensors, describe_tensors, tensor_names
+from deploykit.graph.rules.emit import Emitter
+from deploykit.graph.tensors import Tensors, carried_as, describe_tensors, tensor_names
 from deploykit.graph.versions import opset_of
 
 DOMAIN = "deploykit"
@@ -42,7 +42,7 @@ def make_explain_graph(predict: ModelProto, layer: str | Sequence[str] | None = 
     Segmentation: the score is the sum of the class's logits over the pixels where it is the prediction, or over all pixels weighted
     by the mask; -1 means the class predicted at most pixels. A class predicted nowhere scores 0 and has a map of zeros.
 
-    In a quantized graph the activations are read behind the layer's Q/DQ pair: the numbers that the engine itself goes on with.
+    In a graph of uint8 pairs the activations are read behind the layer's pair, as the numbers that the graph itself goes on with.
     Layers laid out [N, h, w, C] are given as [N, C, h, w].
 
     Raises:
@@ -62,11 +62,11 @@ def make_explain_graph(predict: ModelProto, layer: str | Sequence[str] | None = 
             raise UsageError(f"a mask needs segmentation logits [N, K, h, w], not {list(shape)}")
         explain.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [batch, *shape[2:]]))
     seed = add_class_score(explain, tensors, "mask" if with_mask else None)
-    at = [dequantized(tensors, layer.tensor) for layer in layers]
+    at = [layer_tensor(tensors, layer) for layer in layers]
     gradients = add_gradient(explain, at, "logits", seed, tensors=tensors)
     for i, (found, name) in enumerate(zip(layers, at, strict=True)):
         suffix = f"_{i + 1}" if i else ""
-        add_layer_output(explain, tensors, found, name, f"activations{suffix}")
+        add_layer_output(explain, tensors, found, _shown(explain, tensors, name, suffix), f"activations{suffix}")
         add_layer_output(explain, tensors, found, gradients[name], f"gradients{suffix}")
         add_cam(explain, found, batch, suffix)
     return explain
@@ -142,6 +142,21 @@ def add_class_score(model: ModelProto, tensors: Tensors, mask: str | None) -> st
     model.graph.initializer.extend(nodes.initializers)
     model.graph.output.append(helper.make_tensor_value_info("explained_class", TensorProto.INT64, [shape[0]]))
     return seed
+
+
+def layer_tensor(tensors: Tensors, layer: LayerCandidate) -> str:
+    """Where a layer is explained: behind its Q/DQ pair of unsigned integers, where it has one (see ``carried_as``)."""
+    carried = carried_as(tensors, layer.tensor)
+    return layer.tensor if carried is None else carried.dequantized
+
+
+def _shown(model: ModelProto, tensors: Tensors, name: str, suffix: str) -> str:
+    """The tensor to copy a layer's activations from: itself, or made anew of its integers (see ``carried_as``)."""
+    emit = Emitter(tensors, TensorProto.FLOAT, f"activations{suffix}/")
+    value = emit.forward(name) if carried_as(tensors, name) else None
+    model.graph.node.extend(emit.nodes)
+    model.graph.initializer.extend(emit.initializers)
+    return value.name if value else name
 
 
 def add_layer_output(model: ModelProto, tensors: Tensors, layer: LayerCandidate, source: str, name: str) -> None:

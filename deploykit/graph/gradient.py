@@ -15,7 +15,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph.layers import FLOATS, list_layers, read_by
 from deploykit.graph.rules import FLAT, RULES
-from deploykit.graph.rules.step import Emitter, Step, Value, describe_node
+from deploykit.graph.rules.emit import Emitter, Value
+from deploykit.graph.rules.step import Step, describe_node
 from deploykit.graph.tensors import Tensors, ancestors, describe_tensors, tensor_names
 from deploykit.graph.versions import opset_of
 

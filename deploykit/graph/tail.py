@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from deploykit.errors import GraphError
-from deploykit.graph.explain import add_cam, add_class_score, add_layer_output
+from deploykit.graph.explain import add_cam, add_class_score, add_layer_output, layer_tensor
 from deploykit.graph.gradient import add_gradient
 from deploykit.graph.layers import LayerCandidate, read_by, resolve_layer
-from deploykit.graph.rules.step import Emitter, Value, dequantized
+from deploykit.graph.rules.emit import Emitter, Value
 from deploykit.graph.tensors import Tensors, describe_tensors
 
 
@@ -35,7 +35,7 @@ def make_tail_graph(model: ModelProto, layer: str) -> ModelProto:
     """
     tensors = describe_tensors(model)
     found = resolve_layer(model, layer, tensors=tensors)
-    at = dequantized(tensors, found.tensor)
+    at = layer_tensor(tensors, found)
     tail = _cut(model, tensors, found, at)
     facts = describe_tensors(tail)
     batch = tensors.shape("logits")[0]

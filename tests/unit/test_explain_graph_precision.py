@@ -1,11 +1,13 @@
 """Explain graphs of INT8 and FP16 graphs: the logits stay those of the served graph, the backward part computes in float32."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -51,8 +53,11 @@ def clipped() -> tuple[nn.Module, onnx.ModelProto]:
     return model, export(model, SIZE)
 
 
-@pytest.fixture(scope="module")
-def quantized(clipped: tuple[nn.Module, onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+@pytest.fixture(scope="module", params=["symmetric int8", "uint8 that takes ReLU in"])
+def quantized(
+    clipped: tuple[nn.Module, onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> onnx.ModelProto:
+    symmetric = request.param == "symmetric int8"
     folder: Path = tmp_path_factory.mktemp("int8")
     onnx.save(clipped[1], folder / "fp32.onnx")
     quantize_static(
@@ -61,11 +66,30 @@ def quantized(clipped: tuple[nn.Module, onnx.ModelProto], tmp_path_factory: pyte
         Images(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        activation_type=QuantType.QInt8,
+        activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
     )
     return onnx.load(folder / "int8.onnx")
+
+
+def integer_kernels(graph: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """How many operators ONNX Runtime runs in integers."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(graph.SerializeToString(), options)
+    operators = Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+    return Counter({name: operators[name] for name in ("QLinearConv", "QLinearAdd")})
+
+
+@pytest.mark.parametrize("layer", ["last", "stem", "stem.2"])
+def test_the_backward_part_costs_no_integer_kernel(
+    clipped: tuple[nn.Module, onnx.ModelProto], quantized: onnx.ModelProto, layer: str, tmp_path: Path
+) -> None:
+    predict = integer_kernels(quantized, tmp_path)
+    assert predict["QLinearConv"] > 0
+    assert integer_kernels(make_explain_graph(quantized, feature_tensors(clipped[1])[layer]), tmp_path) == predict
 
 
 def feature_tensors(graph: onnx.ModelProto) -> dict[str, str]:

@@ -1,6 +1,17 @@
 """The table of gradient rules: one function per standard ONNX operator, in one file per family."""
 
-from deploykit.graph.rules import activation, convolution, elementwise, matmul, normalization, pooling, reduction, resize, shape
+from deploykit.graph.rules import (
+    activation,
+    convolution,
+    elementwise,
+    matmul,
+    normalization,
+    pooling,
+    quantization,
+    reduction,
+    resize,
+    shape,
+)
 from deploykit.graph.rules.step import Rule
 
 RULES: dict[str, Rule] = {
@@ -10,6 +21,7 @@ RULES: dict[str, Rule] = {
     **pooling.RULES,
     **normalization.RULES,
     **matmul.RULES,
+    **quantization.RULES,
     **reduction.RULES,
     **resize.RULES,
     **shape.RULES,

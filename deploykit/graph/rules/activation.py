@@ -6,7 +6,8 @@ the value is PyTorch's: 0 for ReLU at 0 and for a clipped value at its bound.
 
 import math
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 
 
 def relu(step: Step) -> Value:
@@ -14,12 +15,13 @@ def relu(step: Step) -> Value:
 
     guided: g [y > 0] [g > 0] (Springenberg et al. 2014, section 3.4); deconvnet: g [g > 0] (Zeiler & Fergus 2013, section 2.1).
     """
-    g, emit = step.g, step.emit
-    if step.relu_rule != "standard":
-        g = emit.op("Relu", g)
-    if step.relu_rule == "deconvnet":
-        return g
-    return emit.where(step.y > 0.0, g, 0.0)
+    return gate(step, step.y > 0.0)
+
+
+def gate(step: Step, is_open: Value) -> Value:
+    """ReLU's backward pass under the rule in force, the gate being open where x > 0."""
+    g = step.g if step.relu_rule == "standard" else step.emit.op("Relu", step.g)
+    return g if step.relu_rule == "deconvnet" else step.emit.where(is_open, g, 0.0)
 
 
 def leaky_relu(step: Step) -> Value:
@@ -142,11 +144,8 @@ def _rounded_like_output(step: Step, bound: Value) -> Value:
     """A saturation bound as it looks behind the output's Q/DQ pair: a ReLU6 that stores 6 as 5.98 saturates at 5.98."""
     if not step.y_is_rounded:
         return bound
-    emit, node = step.emit, step.emit.tensors.consumers[step.node.output[0]][0]
-    # Only scale and zero point, which are constants, are shared with the forward pair.
-    if emit.tensors.shape(node.input[1]) not in {(), (1,)}:
-        return bound
-    scale_and_zero = [Value(name, emit) for name in node.input[1:]]
+    emit = step.emit
+    scale_and_zero = [Value(name, emit) for name in step.emit.tensors.consumers[step.node.output[0]][0].input[1:]]
     bound = emit.op("QuantizeLinear", bound, *scale_and_zero)
     return emit.op("DequantizeLinear", bound, *scale_and_zero)
 

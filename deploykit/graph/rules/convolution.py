@@ -1,6 +1,7 @@
 """Gradients of convolutions with respect to their data: each is the other, with the same weights."""
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 from deploykit.graph.rules.window import Window, window_of
 
 

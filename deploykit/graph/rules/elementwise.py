@@ -2,7 +2,8 @@
 
 import math
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 
 
 def add(step: Step) -> dict[int, Value]:
@@ -33,7 +34,9 @@ def mean(step: Step) -> dict[int, Value]:
 
 def extremum(step: Step) -> dict[int, Value]:
     """y = max(a, b, ...) or min: g to the operand that won, shared equally among operands that tie, as torch.maximum does."""
-    emit, y = step.emit, step.emit.forward(step.node.output[0])
+    emit, y = step.emit, step.y
+    if step.y_is_rounded:  # rounded once more than its operands, it would equal none of them
+        y = emit.op(step.node.op_type, *(step.x(i) for i in range(len(step.node.input))))
     hits = [emit.where(step.x(i).equals(y), 1.0, 0.0) for i in range(len(step.node.input))]
     share = step.g / sum(hits[1:], hits[0])
     return _to_operands(step, {i: share * hits[i] for i in step.wanted})
@@ -110,11 +113,7 @@ def cosine(step: Step) -> Value:
 
 
 def straight(step: Step) -> Value:
-    """dx = g: operators that pass numbers on, perhaps in another floating-point type or rounded.
-
-    QuantizeLinear and DequantizeLinear count among them: the straight-through estimator (Bengio et al. 2013), under which the
-    gradient of an INT8 graph is that of the real numbers its integers stand for.
-    """
+    """dx = g: operators that pass numbers on, perhaps in another floating-point type."""
     return step.g
 
 
@@ -152,7 +151,5 @@ RULES: dict[str, Rule] = {
     "Identity": straight,
     "Cast": straight,
     "CastLike": straight,
-    "QuantizeLinear": straight,
-    "DequantizeLinear": straight,
     "Dropout": dropout,
 }

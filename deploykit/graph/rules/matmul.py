@@ -1,6 +1,7 @@
 """Gradients of matrix products."""
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 
 
 def gemm(step: Step) -> dict[int, Value]:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 
 
 def batch_normalization(step: Step) -> Value:

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import helper
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 from deploykit.graph.rules.window import Window, window_of
 
 # Padding for max-pooling: below every finite number, and unlike -inf safe to multiply and to store in any engine.
@@ -22,7 +23,7 @@ def max_pool(step: Step) -> Value:
     g, emit, axes = step.g, step.emit, range(2, len(step.shape()))
     kernel = step.integers("kernel_shape", [])
     window = window_of(step, kernel, step.sizes(step.shape(), axes), step.sizes(step.out, axes))
-    y = emit.forward(step.node.output[0])
+    y = step.y
     if step.y_is_rounded:  # rounded once more than x, it would equal no pixel
         attributes = {a.name: helper.get_attribute_value(a) for a in step.node.attribute}
         y = emit.op("MaxPool", step.x(), **attributes)

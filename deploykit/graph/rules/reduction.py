@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 
 
 def reduce_sum(step: Step) -> Value:
@@ -19,7 +20,7 @@ def reduce_mean(step: Step) -> Value:
 def reduce_extremum(step: Step) -> Value:
     """Maximum or minimum: g shared equally among the elements that tie for it, as torch.amax does."""
     emit, x = step.emit, step.x()
-    y = emit.forward(step.node.output[0])
+    y = step.y
     if step.y_is_rounded:  # rounded once more than x, it would equal no element
         y = emit.op(step.node.op_type, x, *_axes_argument(step), keepdims=step.integer("keepdims", 1), **_axes_attribute(step))
     hit = emit.where(x.equals(_kept(step, y)), 1.0, 0.0)

@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.graph.rules.step import Rule, Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Rule, Step
 
 
 def reshape(step: Step) -> Value:

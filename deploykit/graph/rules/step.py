@@ -6,153 +6,13 @@ nodes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from deploykit.errors import GraphError
-from deploykit.graph.tensors import Shape, Tensors
-
-Array = npt.NDArray[np.generic]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of the backward part, in its arithmetic type. ``a * b`` appends a Mul node, and so on."""
-
-    name: str
-    emit: "Emitter" = field(repr=False)
-
-    def __add__(self, other: "Value | float") -> "Value":
-        return self.emit.op("Add", self, other)
-
-    def __sub__(self, other: "Value | float") -> "Value":
-        return self.emit.op("Sub", self, other)
-
-    def __mul__(self, other: "Value | float") -> "Value":
-        return self.emit.op("Mul", self, other)
-
-    def __truediv__(self, other: "Value | float") -> "Value":
-        return self.emit.op("Div", self, other)
-
-    def __radd__(self, other: float) -> "Value":
-        return self.emit.op("Add", other, self)
-
-    def __rsub__(self, other: float) -> "Value":
-        return self.emit.op("Sub", other, self)
-
-    def __rmul__(self, other: float) -> "Value":
-        return self.emit.op("Mul", self, other)
-
-    def __rtruediv__(self, other: float) -> "Value":
-        return self.emit.op("Div", other, self)
-
-    def __neg__(self) -> "Value":
-        return self.emit.op("Neg", self)
-
-    def __gt__(self, other: "Value | float") -> "Value":
-        return self.emit.op("Greater", self, other)
-
-    def __lt__(self, other: "Value | float") -> "Value":
-        return self.emit.op("Less", self, other)
-
-    def equals(self, other: "Value | float") -> "Value":
-        """Elementwise equality. Not ``==``, which Python needs for comparing names."""
-        return self.emit.op("Equal", self, other)
-
-
-class Emitter:
-    """Collects the nodes and constants of the backward part and gives them names of their own.
-
-    Args:
-        tensors: the forward graph.
-        dtype: arithmetic type, ``TensorProto.FLOAT`` or ``DOUBLE``.
-        prefix: begins every new name; no name of the forward graph does.
-    """
-
-    def __init__(self, tensors: Tensors, dtype: int, prefix: str) -> None:
-        self.tensors = tensors
-        self.dtype = dtype
-        self.nodes: list[NodeProto] = []
-        self.initializers: list[TensorProto] = []
-        self._prefix = prefix
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
-        self._casts: dict[str, Value] = {}
-
-    def op(self, op_type: str, *inputs: "Value | float | Array | None", **attributes: object) -> Value:
-        """Append a node with one output. Numbers and arrays become constants (see ``constant``); None leaves an input out."""
-        names = ["" if i is None else i.name if isinstance(i, Value) else self.constant(i).name for i in inputs]
-        output = f"{self._prefix}{op_type}_{len(self.nodes)}"
-        attributes = {k: v for k, v in attributes.items() if v is not None}
-        self.nodes.append(helper.make_node(op_type, names, [output], name=output, **attributes))  # type: ignore[arg-type]
-        return Value(output, self)
-
-    def constant(self, value: "float | Array") -> Value:
-        """A constant, held once however often it is used. Floats take the arithmetic type, integers stay as they are."""
-        array = np.asarray(value)
-        if array.dtype.kind == "f" or isinstance(value, int | float):
-            array = array.astype(helper.tensor_dtype_to_np_dtype(self.dtype))
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            name = f"{self._prefix}constant_{len(self._constants)}"
-            self.initializers.append(numpy_helper.from_array(array, name))
-            self._constants[key] = Value(name, self)
-        return self._constants[key]
-
-    def ints(self, values: Sequence[int]) -> Value:
-        """An int64 vector: axes, shapes, indices."""
-        return self.constant(np.asarray(values, dtype=np.int64))
-
-    def forward(self, name: str) -> Value:
-        """A forward tensor in the arithmetic type, cast once where it is of another (float16 under a float32 backward)."""
-        if self.tensors.types.get(name, self.dtype) in {self.dtype, 0}:
-            return Value(name, self)
-        if name not in self._casts:
-            self._casts[name] = self.op("Cast", Value(name, self), to=self.dtype)
-        return self._casts[name]
-
-    def where(self, condition: Value, a: "Value | float", b: "Value | float") -> Value:
-        return self.op("Where", condition, a, b)
-
-    def sum(self, value: Value, axes: Sequence[int], keepdims: bool = True) -> Value:
-        return self.op("ReduceSum", value, self.ints(axes), keepdims=int(keepdims)) if axes else value
-
-    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
-        return value if list(perm) == sorted(perm) else self.op("Transpose", value, perm=list(perm))
-
-    def reshape(self, value: Value, dims: Sequence[int]) -> Value:
-        return self.op("Reshape", value, self.ints(dims))
-
-    def reshape_like(self, value: Value, name: str) -> Value:
-        """Give a value the shape of a forward tensor. One unknown dimension is left to Reshape; more are read in the graph."""
-        shape = self.tensors.shape(name)
-        dims = [d if isinstance(d, int) else -1 for d in shape]
-        if dims.count(-1) > 1 or 0 in dims:
-            return self.op("Reshape", value, self.op("Shape", Value(name, self)))
-        return self.reshape(value, dims)
-
-    def expand(self, value: Value, shape: Shape) -> Value:
-        """Broadcast to known dimensions; a value already has the unknown ones, so 1 leaves those alone."""
-        return self.op("Expand", value, self.ints([d if isinstance(d, int) else 1 for d in shape]))
-
-    def sum_to(self, value: Value, out: Shape, shape: Shape) -> Value:
-        """The adjoint of broadcasting ``shape`` to ``out``: sum over the axes that broadcasting made or stretched."""
-        lead = len(out) - len(shape)
-        value = self.sum(value, range(lead), keepdims=False)
-        return self.sum(value, [i for i, d in enumerate(shape) if d == 1 and out[lead + i] != 1])
-
-    def apply_matrix(self, value: Value, matrix: Array, axis: int, rank: int) -> Value:
-        """Contract one axis with a constant [in, out] matrix: result[..., o, ...] = sum_i value[..., i, ...] matrix[i, o]."""
-        axis %= rank
-        if axis == rank - 1:
-            return self.op("MatMul", value, matrix)
-        if axis == rank - 2:
-            return self.op("MatMul", np.ascontiguousarray(matrix.T), value)
-        perm = [*(i for i in range(rank) if i != axis), axis]
-        moved = self.op("MatMul", self.transpose(value, perm), matrix)
-        return self.transpose(moved, [perm.index(i) for i in range(rank)])
+from deploykit.graph.rules.emit import Array, Emitter, Value
+from deploykit.graph.tensors import Shape, carried_as
 
 
 @dataclass(frozen=True)
@@ -190,17 +50,17 @@ class Step:
 
     def x(self, i: int = 0) -> Value:
         """Input i, in the arithmetic type."""
-        return self.emit.forward(self._read(self.node.input[i]))
+        return self.emit.forward(self.node.input[i])
 
     @property
     def y(self) -> Value:
         """The first output, in the arithmetic type."""
-        return self.emit.forward(self._read(self.node.output[0]))
+        return self.emit.forward(self.node.output[0])
 
     @property
     def y_is_rounded(self) -> bool:
-        """True where ``y`` is read behind a Q/DQ pair, so it equals the node's output only to a quantization step."""
-        return self._read(self.node.output[0]) != self.node.output[0]
+        """True where ``y`` is what integers say of the output, which equals it only to a quantization step."""
+        return carried_as(self.emit.tensors, self.node.output[0]) is not None
 
     def has(self, i: int) -> bool:
         """Is the optional input i given?"""
@@ -273,9 +133,6 @@ class Step:
                 return helper.get_attribute_value(attribute)
         return default
 
-    def _read(self, name: str) -> str:
-        return dequantized(self.emit.tensors, name)
-
 
 Rule = Callable[[Step], Value | dict[int, Value]]
 """d score / d inputs: one value means input 0, a dictionary names the inputs."""
@@ -284,18 +141,3 @@ Rule = Callable[[Step], Value | dict[int, Value]]
 def describe_node(node: NodeProto) -> str:
     """How errors name a node."""
     return f"node {node.name or node.output[0]!r} ({node.domain + '.' if node.domain else ''}{node.op_type})"
-
-
-def dequantized(tensors: Tensors, name: str) -> str:
-    """Where to read a tensor of a quantized graph: behind its Q/DQ pair if nothing else reads it, else where it is.
-
-    A second reader in front of the pair would keep runtimes from fusing producer and QuantizeLinear into one integer kernel, and
-    the logits would no longer be those of the predict graph.
-    """
-    readers = tensors.consumers.get(name, [])
-    if name in tensors.outputs or len(readers) != 1 or readers[0].op_type != "QuantizeLinear" or readers[0].input[0] != name:
-        return name
-    for reader in tensors.consumers.get(readers[0].output[0], []):
-        if reader.op_type == "DequantizeLinear":
-            return reader.output[0]
-    return name

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploykit.graph.rules.step import Step, Value
+from deploykit.graph.rules.emit import Value
+from deploykit.graph.rules.step import Step
 
 
 @dataclass(frozen=True)
