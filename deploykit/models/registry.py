@@ -1,5 +1,6 @@
 """The one way to get a model: a name and a source of weights in, a model ready to export and what must be recorded of it out."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from deploykit.bundle import WeightsRecord
-from deploykit.errors import UsageError
+from deploykit.errors import UsageError, WeightsError
 from deploykit.models.entries import MODELS, ModelEntry, find_model
 from deploykit.models.fitting import load_weights, module_names
 from deploykit.models.initialize import initialize_model
@@ -77,14 +78,7 @@ def load_model(
         WeightsError: the weights cannot be had, cannot be read, or do not fit.
     """
     entry = find_model(name)
-    if weights_file is not None and pretrained:
-        raise UsageError("a weights file and the published weights exclude each other", hint="give --weights or --pretrained")
-    if weights_file is None and (layout is not None or allow_types or unsafe_pickle):
-        raise UsageError(
-            "a layout, allowed types and unsafe pickle say how to read a file, and none was given", hint="give --weights FILE"
-        )
-    if num_classes is not None and num_classes < 1:
-        raise UsageError(f"number of classes is {num_classes}, expected at least 1")
+    _check_options(num_classes, weights_file, pretrained, says_how_to_read=bool(layout is not None or allow_types or unsafe_pickle))
     chosen = None if layout is None else find_layout(layout, entry.layouts)
     if pretrained:
         path, source = find_published(entry.name, entry.weights[0], on_progress=on_progress)
@@ -93,7 +87,24 @@ def load_model(
     else:
         return _load_random(entry, num_classes or IMAGENET_CLASSES, seed)
     checkpoint = read_checkpoint(path, allow_types=allow_types, unsafe_pickle=unsafe_pickle)
-    return _load_checkpoint(entry, checkpoint, path.name, source, num_classes, chosen)
+    try:
+        return _load_checkpoint(entry, checkpoint, path.name, source, num_classes, chosen)
+    except WeightsError as error:
+        others = _find_fitting(checkpoint, path.name)
+        if not others or entry.name in others:
+            raise
+        raise WeightsError(str(error), hint=f"the tensors are those of {' or '.join(others)}") from None
+
+
+def _check_options(num_classes: int | None, weights_file: str | Path | None, pretrained: bool, *, says_how_to_read: bool) -> None:
+    if weights_file is not None and pretrained:
+        raise UsageError("a weights file and the published weights exclude each other", hint="give --weights or --pretrained")
+    if weights_file is None and says_how_to_read:
+        raise UsageError(
+            "a layout, allowed types and unsafe pickle say how to read a file, and none was given", hint="give --weights FILE"
+        )
+    if num_classes is not None and num_classes < 1:
+        raise UsageError(f"number of classes is {num_classes}, expected at least 1")
 
 
 def _load_random(entry: ModelEntry, num_classes: int, seed: int) -> LoadedModel:
@@ -145,6 +156,16 @@ def _load_checkpoint(
 def find_by_digest(entry: ModelEntry, sha256: str) -> PublishedWeights | None:
     """The published weights that a file is, whatever its name; None if it is none of them."""
     return next((weights for weights in entry.weights if weights.sha256 and sha256.startswith(weights.sha256)), None)
+
+
+def _find_fitting(checkpoint: Checkpoint, file_name: str) -> list[str]:
+    """The models that take the tensors with no complaint. Tries them all, in about two seconds."""
+    found = []
+    for name, entry in MODELS.items():
+        with contextlib.suppress(WeightsError):
+            _load_checkpoint(entry, checkpoint, file_name, "", None, None)
+            found.append(name)
+    return found
 
 
 def _count_classes(entry: ModelEntry, checkpoint: Checkpoint, layout: Layout, modules: Sequence[str]) -> int:

@@ -1,5 +1,7 @@
 """``load_model``: whichever file is given, the model is whole, known and ready, or nothing is loaded."""
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,22 @@ from deploykit.models.weights import read_checkpoint
 LITE0 = "efficientnet_lite0"
 
 
-def state_of(name: str, num_classes: int = 1000) -> dict[str, Tensor]:
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """At these sizes threads wait for each other longer than they compute, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def random_state(name: str, num_classes: int) -> dict[str, Tensor]:
     return load_model(name, num_classes=num_classes, seed=1).model.state_dict()
+
+
+def state_of(name: str, num_classes: int = 1000) -> dict[str, Tensor]:
+    return dict(random_state(name, num_classes))
 
 
 def save(state: dict[str, Tensor], folder: Path) -> Path:
@@ -106,9 +122,10 @@ def test_left_over_and_misshapen_tensors_are_counted_and_named(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("trained", "asked"), [("resnet34", "resnet18"), ("resnet18", "resnet50"), ("efficientnet_b1", "efficientnet_b0")]
 )
-def test_a_checkpoint_of_another_model_is_refused(trained: str, asked: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=f"weights.pth does not fit {asked}"):
-        load_model(asked, weights_file=save(state_of(trained), tmp_path))
+def test_a_checkpoint_of_another_model_is_refused_and_that_model_named(trained: str, asked: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"weights.pth does not fit {asked}") as caught:
+        load_model(asked, weights_file=save(state_of(trained, 9), tmp_path))
+    assert caught.value.hint == f"the tensors are those of {trained}"
 
 
 def test_a_checkpoint_that_shares_no_key_is_refused(tmp_path: Path) -> None:
