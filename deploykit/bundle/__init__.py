@@ -3,7 +3,7 @@
 `manifest` has the values that are written down, `reader` opens a bundle and checks it, `writer` replaces it in one step.
 """
 
-from deploykit.bundle.manifest import FileRecord, Manifest, ModelRecord, WeightsRecord, sha256_of
+from deploykit.bundle.manifest import FileRecord, LayerRecord, Manifest, ModelRecord, WeightsRecord, sha256_of
 from deploykit.bundle.reader import Bundle, Golden
 from deploykit.bundle.writer import Stage, check_target, extend_bundle, new_bundle
 
@@ -11,6 +11,7 @@ __all__ = [
     "Bundle",
     "FileRecord",
     "Golden",
+    "LayerRecord",
     "Manifest",
     "ModelRecord",
     "Stage",

@@ -62,6 +62,23 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class LayerRecord:
+    """A layer that the explain graphs show.
+
+    Args:
+        name: as it was asked for: a torch module's path or a tensor's name.
+        tensor: its name in the predict graph.
+        channels, height, width: its size per image.
+    """
+
+    name: str
+    tensor: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
 class FileRecord:
     """One file of a bundle.
 
@@ -89,6 +106,7 @@ class Manifest:
         input: ``pixels`` (uint8 [N, H, W, 3], normalized inside the graph) or ``float`` (normalized float32 [N, 3, H, W]).
         labels_source: where labels.txt came from; None where the classes are not known.
         files: by path inside the bundle, with forward slashes.
+        layers: what the explain graphs show, in the order of their outputs; empty where the bundle explains nothing.
         deploykit_version: what wrote it last.
         schema_version: of this format.
     """
@@ -99,6 +117,7 @@ class Manifest:
     input: str
     labels_source: str | None
     files: Mapping[str, FileRecord]
+    layers: tuple[LayerRecord, ...] = ()
     deploykit_version: str = __version__
     schema_version: int = SCHEMA_VERSION
 
@@ -143,6 +162,7 @@ class Manifest:
                     "weights": WeightsRecord(**data["weights"]),
                     "image": ImageSpec.from_json(data["image"]),
                     "files": {name: FileRecord(**record) for name, record in data["files"].items()},
+                    "layers": tuple(LayerRecord(**layer) for layer in data["layers"]),
                 }
             )
         except (KeyError, TypeError, AttributeError, UsageError) as error:

@@ -22,10 +22,14 @@ class Golden:
     Args:
         image: uint8 [N, H, W, 3], RGB at the network's size.
         logits: float32 [N, K] (a segmentation model: [N, K, h, w]).
+        explained_class: int64 [N], each row's own top-1; None where the bundle explains nothing.
+        cam: float32 [N, h, w], Grad-CAM of that class at the first layer, before scaling; None likewise.
     """
 
     image: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32]
+    explained_class: npt.NDArray[np.int64] | None = None
+    cam: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Bundle:
         path = self.file(GOLDEN_NAME)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return Golden(arrays["image"], arrays["logits"])
+                return Golden(arrays["image"], arrays["logits"], arrays.get("explained_class"), arrays.get("cam"))
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} does not hold golden vectors: {error}", hint="copy the whole folder again") from error
 

@@ -22,6 +22,7 @@ from typing import Any
 from deploykit.bundle.manifest import (
     MANIFEST_NAME,
     FileRecord,
+    LayerRecord,
     Manifest,
     ModelRecord,
     WeightsRecord,
@@ -103,6 +104,7 @@ def new_bundle(
     image: ImageSpec,
     input: str = "pixels",  # noqa: A002 the manifest's word
     labels_source: str | None = None,
+    layers: tuple[LayerRecord, ...] = (),
     replace: bool = False,
 ) -> Iterator[Stage]:
     """Make a bundle at ``path``. When the block ends without an error the bundle is in place; otherwise nothing has changed.
@@ -114,7 +116,7 @@ def new_bundle(
     """
     target = _resolve(Path(path))
     check_target(target, replace=replace)
-    manifest = Manifest(model, weights, image, input, labels_source, files={})
+    manifest = Manifest(model, weights, image, input, labels_source, files={}, layers=layers)
     with _staging(target) as folder:
         stage = Stage(folder, manifest)
         yield stage

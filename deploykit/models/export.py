@@ -129,6 +129,61 @@ def module_outputs(model: nn.Module, pixels: npt.NDArray[np.uint8], image: Image
     return {path: arrays[0] for path, arrays in seen.items() if len(arrays) == 1}
 
 
+def layer_gradients(
+    model: nn.Module,
+    pixels: npt.NDArray[np.uint8],
+    image: ImageSpec,
+    path: ModulePath,
+    class_index: npt.NDArray[np.int64] | None = None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What autograd says of one layer: the activations that a module returns, and the gradient of the class scores.
+
+    The score of a row is the logit of its class; for segmentation, the sum of the class's logits over the pixels where it is
+    predicted. What an in-place operator does to the module's output later is not seen.
+
+    Args:
+        pixels: uint8 [N, H, W, 3].
+        path: of a module that runs once and returns one tensor.
+        class_index: [N]; None takes each row's own top-1.
+
+    Returns:
+        activations and gradients, float32 [N, C, h, w].
+
+    Raises:
+        ExportError: the module does not run exactly once, or gives something else.
+    """
+    kept: list[Tensor] = []
+
+    def hook(_module: nn.Module, _args: object, output: object) -> Tensor:
+        kept.append(_logits(output).detach().requires_grad_())
+        return kept[-1].clone()
+
+    reference = _as_float32(model)
+    handle = reference.get_submodule(path).register_forward_hook(hook)
+    try:
+        with eval_mode(model), eval_mode(reference), torch.enable_grad():
+            logits = _logits(reference(torch.from_numpy(normalize(pixels, image))))
+            if len(kept) != 1:
+                raise ExportError(f"module {path} runs {len(kept)} times, expected once")
+            gradients = torch.autograd.grad(_class_scores(logits, class_index).sum(), kept[0])[0]
+    finally:
+        handle.remove()
+    return kept[0].detach().numpy(), gradients.numpy()
+
+
+def _class_scores(logits: Tensor, class_index: npt.NDArray[np.int64] | None) -> Tensor:
+    predicted = logits.argmax(1)
+    if logits.ndim == 2:
+        chosen = predicted if class_index is None else torch.from_numpy(class_index)
+        return logits.gather(1, chosen[:, None])
+    if class_index is None:
+        chosen = torch.stack([torch.bincount(row.flatten(), minlength=logits.shape[1]).argmax() for row in predicted])
+    else:
+        chosen = torch.from_numpy(class_index)
+    mask = predicted == chosen[:, None, None]
+    return logits[torch.arange(len(logits)), chosen] * mask
+
+
 def _as_float32(model: nn.Module) -> nn.Module:
     """The module itself where all its numbers are float32, otherwise a converted copy."""
     numbers = [*model.parameters(), *model.buffers()]
