@@ -122,13 +122,7 @@ def _load_checkpoint(
 ) -> LoadedModel:
     modules = module_names(partial(entry.build, IMAGENET_CLASSES, entry.conventions))
     layout = chosen or detect_layout(list(checkpoint.tensors), entry.layouts, modules)
-    notes = list(checkpoint.notes)
-    if chosen is None and layout.shares_keys_with is not None and layout.conventions is not None:
-        notes.append(
-            f"the keys of {file_name} are those of {layout.name} and of {layout.shares_keys_with}, whose conventions differ; "
-            f"{layout.name} is assumed (padding {layout.conventions.padding}, batch-norm epsilon {layout.conventions.bn_eps:g}); "
-            f"for the other give --layout {layout.shares_keys_with}"
-        )
+    notes = [*checkpoint.notes, *([] if chosen else _note_assumption(layout, file_name))]
     if num_classes is None:
         num_classes = _count_classes(entry, checkpoint, layout, modules)
     model = load_weights(
@@ -151,6 +145,17 @@ def _load_checkpoint(
     record = WeightsRecord(source, checkpoint.sha256, True, checkpoint.stored_dtype, layout.name)
     names, labels_source = (None, "") if labels is None else (labels.names, labels.source)
     return LoadedModel(model, entry, num_classes, record, image, names, labels_source, tuple(notes))
+
+
+def _note_assumption(layout: Layout, file_name: str) -> list[str]:
+    """What to say of a layout that was found from keys it shares with another; nothing where the keys are its own."""
+    if layout.shares_keys_with is None or layout.conventions is None:
+        return []
+    return [
+        f"the keys of {file_name} are those of {layout.name} and of {layout.shares_keys_with}, whose conventions differ; "
+        f"{layout.name} is assumed (padding {layout.conventions.padding}, batch-norm epsilon {layout.conventions.bn_eps:g}); "
+        f"for the other give --layout {layout.shares_keys_with}"
+    ]
 
 
 def find_by_digest(entry: ModelEntry, sha256: str) -> PublishedWeights | None:
