@@ -9,6 +9,7 @@ Method and noise: benchmarks/README.md.
 import argparse
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.cold_start import compare_cold_start
@@ -40,15 +41,17 @@ def main() -> None:
             with Worker(prepare_network, folder, model) as worker:
                 worker.absence()
         found = {name: run(folder, models, quick=options.quick) for name, run in sections.items()}
-    rows = [aim.row() for section in found.values() for aim in section.aims]
+    aims = [aim for section in found.values() for aim in section.aims]
     tables = [table for section in found.values() for table in section.tables]
-    print("\n\n".join([*tables, format_table(["aim", "figure", "wanted", ""], rows)]))
+    print("\n\n".join([*tables, format_table(["aim", "figure", "wanted", ""], [aim.row() for aim in aims])]))
     seconds = round(time.perf_counter() - start)
     say(f"took {seconds} s")
     if not options.quick and options.only is None and models == MODELS:
         sections_record = {name: section.record for name, section in found.items()}
-        aims = [dict(zip(("aim", "figure", "wanted", "verdict"), row, strict=True)) for row in rows]
-        write_results(RESULTS / "runtime.json", {"machine": machine, "took_seconds": seconds, "aims": aims} | sections_record)
+        aims_record = [asdict(aim) | {"is_met": aim.is_met} for aim in aims]
+        write_results(
+            RESULTS / "runtime.json", {"machine": machine, "took_seconds": seconds, "aims": aims_record} | sections_record
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ What only one side needs is imported by that side, in its own process: torch bes
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,15 +37,14 @@ def prepare_network(folder: Path, name: str) -> Calls:
     The weights are the registry's random ones, whose normalization statistics were measured when they were made: with unmeasured
     ones activations vanish or overflow layer by layer, and arithmetic on such numbers has another speed.
     """
+    for kind in ("float", "pixels"):
+        export = [sys.executable, "-m", "deploykit", "export", name, "--input", kind, "-o", str(bundle_path(folder, name, kind))]
+        subprocess.run(export, stdout=subprocess.DEVNULL, check=True)
     import torch
 
-    from deploykit.cli.export import export_bundle
     from deploykit.models.registry import load_model
 
-    loaded = load_model(name)
-    for kind in ("float", "pixels"):
-        export_bundle(bundle_path(folder, name, kind), loaded, None, None, input_kind=kind)
-    torch.save(loaded.model.state_dict(), weights_path(folder, name))
+    torch.save(load_model(name).model.state_dict(), weights_path(folder, name))  # the seed is fixed: the same as in the bundles
     return {}
 
 
