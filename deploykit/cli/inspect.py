@@ -12,11 +12,18 @@ from deploykit.cli import console
 
 @click.command(name="inspect")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--layers", is_flag=True, help="List the layers that Grad-CAM can look at, deepest last.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(path: Path, as_json: bool) -> None:
+def command(path: Path, layers: bool, as_json: bool) -> None:
     """Show what a bundle or an ONNX graph holds."""
+    if layers:
+        from deploykit.cli.inspect_graph import layer_facts, layer_text
+
+        found = layer_facts(path if path.suffix == ".onnx" else Bundle.open(path).file("fp32/predict.onnx"))
+        console.result(json.dumps(found, indent=2) if as_json else layer_text(found))
+        return
     if path.suffix == ".onnx":
-        # Imported here because it needs onnx, which a machine that only serves bundles does not have.
+        # Imported here, as above, because it needs onnx, which a machine that only serves bundles does not have.
         from deploykit.cli.inspect_graph import graph_facts, graph_text
 
         facts = graph_facts(path)
@@ -51,7 +58,9 @@ def _bundle_text(bundle: Bundle) -> str:
 
 
 def _parity(parity: Any) -> str:
-    return f"  {parity['relative_difference']:.1e} from {parity['reference']}" if parity else ""
+    if not parity or parity["relative_difference"] is None:
+        return ""
+    return f"  {parity['relative_difference']:.1e} from {parity['reference']}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

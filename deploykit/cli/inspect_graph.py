@@ -1,11 +1,13 @@
 """What ``deploykit inspect GRAPH.onnx`` shows; apart from inspect.py because it needs onnx."""
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from deploykit.graph.describe import description_of
 from deploykit.graph.files import read_structure, side_files, tensor_facts
+from deploykit.graph.layers import default_layer, list_layers
 from deploykit.graph.versions import oldest_onnx_runtime, opset_of
 
 
@@ -43,3 +45,29 @@ def graph_text(facts: dict[str, Any]) -> str:
         *(f"  {key}  {value}" for key, value in facts["metadata"].items()),
     ]
     return "\n".join(lines)
+
+
+def layer_facts(path: Path) -> list[dict[str, Any]]:
+    """The layers of a graph that Grad-CAM can look at, in graph order, the default one marked."""
+    graph = read_structure(path)
+    default = default_layer(graph).tensor
+    return [asdict(layer) | {"is_default": layer.tensor == default} for layer in list_layers(graph)]
+
+
+def layer_text(layers: list[dict[str, Any]]) -> str:
+    """The same as a table."""
+    rows = [("module", "tensor", "channels", "size", "operator")]
+    for layer in layers:
+        size = f"{layer['height']} x {layer['width']}"
+        mark = "  (default)" if layer["is_default"] else ""
+        rows.append(
+            (
+                layer["modules"][0] if layer["modules"] else "",
+                layer["tensor"],
+                str(layer["channels"]),
+                size,
+                layer["operator"] + mark,
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)

@@ -76,10 +76,10 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; nothing but a defect escapes.
 
-    ``--debug`` and ``--quiet`` may stand before or behind the verb.
+    ``--debug``, ``--quiet`` and ``-q`` may stand before or behind the verb.
     """
     arguments = list(arguments)
-    general = [a for a in arguments if a in ("--debug", "--quiet")]
+    general = [a for a in arguments if a in ("--debug", "--quiet", "-q")]
     arguments = general + [a for a in arguments if a not in general]
     try:
         cli.main(arguments, prog_name="deploykit", standalone_mode=False)

@@ -14,9 +14,18 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.checks import Check, as_text, attempt
 from deploykit.cli.options import warn_if_untrained
-from deploykit.errors import ParityError, UsageError
-from deploykit.parity import BATCH_SIZES, batches_of, compare_at_batch_sizes
+from deploykit.errors import BundleError, ParityError, UsageError
+from deploykit.image import normalize
+from deploykit.parity import (
+    BATCH_SIZES,
+    MAP_TOLERANCES,
+    batches_of,
+    compare_at_batch_sizes,
+    compare_logits,
+    map_difference,
+)
 from deploykit.runtime.classifier import open_predict, run_predict
+from deploykit.runtime.ort import OrtSession
 from deploykit.spec import Precision
 
 
@@ -61,6 +70,11 @@ def check_bundle(bundle: Bundle, provider: str) -> list[Check]:
         checks.append(Check("files", True, f"{len(files)} files, {size:.1f} MB, every digest as written"))
     checks.append(attempt("labels", partial(_labels, bundle)))
     checks += [attempt(f"{p}/predict", partial(_golden, bundle, p, provider)) for p in bundle.precisions]
+    checks += [
+        attempt(f"{p}/explain", partial(_explain, bundle, p, provider))
+        for p in bundle.precisions
+        if f"{p}/explain.onnx" in bundle.manifest.files
+    ]
     return checks
 
 
@@ -89,3 +103,23 @@ def _golden(bundle: Bundle, precision: Precision, provider: str) -> str:
     if not record.is_equal:
         raise ParityError(found)
     return f"{found}; batches of {', '.join(map(str, record.batch_sizes))} on {record.candidate}"
+
+
+def _explain(bundle: Bundle, precision: Precision, provider: str) -> str:
+    """The golden maps, scaled to 1, of each picture's own top-1; and the logits once more, since it is this graph that explains."""
+    golden, manifest = bundle.golden(), bundle.manifest
+    if golden.cam is None or golden.explained_class is None:
+        raise BundleError(f"{bundle.path} explains, and its golden vectors hold no map", hint="export the model again with --force")
+    with OrtSession(bundle.file(f"{precision}/explain.onnx"), provider=provider) as session:
+        image = normalize(golden.image, manifest.image) if manifest.input == "float" else golden.image
+        answer = session.run({"image": image, "class_index": golden.explained_class}, ["logits", "cam"])
+    names = {"reference_name": "the golden vectors", "candidate_name": session.backend}
+    rows = len(golden.image)
+    compared = compare_logits(golden.logits, answer["logits"], precision, pictures=rows, batch_sizes=(rows,), **names)
+    difference, allowed = map_difference(golden.cam, answer["cam"]), MAP_TOLERANCES[precision]
+    found = (
+        f"maps within {difference:.1e} of the golden ones, {allowed:.0e} allowed; logits within {compared.relative_difference:.1e}"
+    )
+    if not (compared.is_equal and difference <= allowed):
+        raise ParityError(found)
+    return found

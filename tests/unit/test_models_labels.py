@@ -40,7 +40,7 @@ def test_labels_and_the_search_for_published_files_import_no_torch() -> None:
 
 @pytest.mark.parametrize(("order", "expected"), [("text", TEXT_ORDER), ("natural", NUMERIC)])
 def test_numeric_folders_stand_in_the_order_that_was_asked_for(order: str, expected: tuple[str, ...], tmp_path: Path) -> None:
-    assert read_labels(make_folders(tmp_path, NUMERIC), 6, label_order=order) == expected
+    assert read_labels(make_folders(tmp_path, NUMERIC), 6, label_order=order).names == expected
 
 
 def test_numeric_folders_whose_orders_differ_are_refused_until_the_order_is_said(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_folders_whose_names_hold_numbers_are_refused_as_well_where_the_orders_d
 @pytest.mark.parametrize("names", [("0", "1", "2", "3"), ("00", "01", "10", "02"), ("dog", "cat", "Bird", "n01440764")])
 def test_folders_whose_order_is_clear_need_no_order(names: tuple[str, ...], tmp_path: Path) -> None:
     # torchvision's ImageFolder: sorted() on the names, upper case before lower.
-    assert read_labels(make_folders(tmp_path, names), 4) == tuple(sorted(names))
+    assert read_labels(make_folders(tmp_path, names), 4).names == tuple(sorted(names))
 
 
 @pytest.mark.parametrize("num_classes", [5, 7])
@@ -89,7 +89,7 @@ def test_a_list_of_another_length_than_the_logits_is_refused(kind: str, num_clas
 def test_a_label_file_is_read_whatever_editor_wrote_it(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes(content)
-    assert read_labels(path, 2) == ("café", "the")
+    assert read_labels(path, 2).names == ("café", "the")
 
 
 def test_a_label_file_with_an_empty_name_in_it_is_refused(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_label_file_with_an_empty_name_in_it_is_refused(tmp_path: Path) -> Non
 def test_names_may_repeat_as_imagenets_crane_does(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_text("crane\ncrane\n")
-    assert read_labels(path, 2) == ("crane", "crane")
+    assert read_labels(path, 2).names == ("crane", "crane")
     assert load_imagenet_labels().names.count("crane") == 2
 
 

@@ -1,0 +1,179 @@
+"""The explain graphs of a predict graph, proved before they are written: what ``export`` adds to a bundle beside predict."""
+
+import contextlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.bundle import LayerRecord
+from deploykit.errors import GraphError, ParityError
+from deploykit.graph.explain import make_explain_graph
+from deploykit.graph.files import write_graph
+from deploykit.graph.gradient_check import GradientCheck, check_gradients
+from deploykit.graph.input_gradients import INPUT_GRADIENTS, make_input_gradients_graph
+from deploykit.graph.layers import resolve_layer
+from deploykit.graph.tail import make_tail_graph
+from deploykit.image import normalize
+from deploykit.models.export import layer_gradients
+from deploykit.parity import MAP_TOLERANCES, map_difference
+from deploykit.runtime.ort import OrtSession
+from deploykit.spec import ImageSpec, Precision
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+Pixels = npt.NDArray[np.uint8]
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+MAP_TOLERANCE = MAP_TOLERANCES[Precision.FP32]
+
+LOGITS_TOLERANCE = 1e-5
+"""Of the largest logit. The nodes are the same; a runtime may fuse them otherwise where a tensor between them is an output."""
+
+
+@dataclass(frozen=True)
+class ExplainGraphs:
+    """What explains, ready to be written.
+
+    Args:
+        graphs: by file name, ``explain.onnx`` and so on.
+        layers: what they show.
+        parity: by file name, how each was compared, for the manifest; a graph that nothing was compared with is not in it.
+        explained_class, cam: the answers to the pictures of the parity check, for the golden vectors: int64 [n], float32 [n, h, w].
+            The map is autograd's; where no module returns the first layer's tensor, the explain graph's.
+    """
+
+    graphs: Mapping[str, "onnx.ModelProto"]
+    layers: tuple[LayerRecord, ...]
+    parity: Mapping[str, Mapping[str, Any]]
+    explained_class: npt.NDArray[np.int64]
+    cam: npt.NDArray[np.float32]
+
+
+def make_explain_graphs(
+    model: "nn.Module",
+    predict: "onnx.ModelProto",
+    layers: Sequence[str],
+    pixels: Pixels,
+    image: ImageSpec,
+    *,
+    input_kind: str,
+    input_gradients: bool,
+) -> ExplainGraphs:
+    """Make the explain graph, its tail and, if asked, the input gradients; run them and compare them with torch.
+
+    Args:
+        model, predict: the module, and the graph that was proved equal to it.
+        layers: module paths or tensor names; the first is the default of ``deploykit explain``.
+        pixels: the pictures of the parity check, uint8 [n, H, W, 3].
+
+    Raises:
+        UsageError: a layer that does not exist.
+        GraphError: an operator behind a layer has no gradient rule.
+        ParityError: the logits are not those of the predict graph, or the gradients are not autograd's.
+    """
+    records = tuple(_layer_record(predict, name) for name in layers)
+    graphs = {"explain.onnx": make_explain_graph(predict, [r.tensor for r in records])}
+    if (tail := _tail_or_none(predict, records[0].tensor)) is not None:
+        graphs["explain_tail.onnx"] = tail
+    if input_gradients:
+        graphs["input_gradients.onnx"] = make_input_gradients_graph(predict)
+    feed = normalize(pixels, image) if input_kind == "float" else pixels
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-"))
+        sessions = {
+            name: stack.enter_context(OrtSession(write_graph(graph, Path(folder) / name)[0]))
+            for name, graph in {"predict.onnx": predict, **graphs}.items()
+        }
+        answer = sessions["explain.onnx"].run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)})
+        difference = _relative(answer["logits"], sessions["predict.onnx"].run({"image": feed})["logits"])
+        if not difference <= LOGITS_TOLERANCE:
+            raise ParityError(
+                f"the explain graph's logits are {difference:.1e} from the predict graph's, {LOGITS_TOLERANCE} allowed"
+            )
+        tail_session = sessions.get("explain_tail.onnx")
+        guard = check_gradients(sessions["explain.onnx"].run, feed, tail_session.run if tail_session else None)
+        tail_parity = {"explain_tail.onnx": _compare_tail(tail_session, answer)} if tail_session else {}
+        if input_gradients:
+            _check_input_gradients(sessions["input_gradients.onnx"], feed)
+        compared = [_compare_with_autograd(model, r, i, answer, pixels, image) for i, r in enumerate(records)]
+    cam = answer["cam"] if compared[0] is None else compared[0][1]
+    figures = [c[0] for c in compared if c is not None]
+    parity = {"explain.onnx": _parity(guard, figures), **tail_parity}
+    return ExplainGraphs(graphs, records, parity, answer["explained_class"], cam)
+
+
+def _layer_record(predict: "onnx.ModelProto", name: str) -> LayerRecord:
+    layer = resolve_layer(predict, name)
+    return LayerRecord(name, layer.tensor, layer.channels, layer.height, layer.width)
+
+
+def _tail_or_none(predict: "onnx.ModelProto", tensor: str) -> "onnx.ModelProto | None":
+    """The tail graph where the logits depend on the image through this layer alone. The explain graph exists, so every operator
+    behind the layer has its rule, and this is the one reason left for a refusal."""
+    try:
+        return make_tail_graph(predict, tensor)
+    except GraphError:
+        return None
+
+
+def _compare_tail(tail: OrtSession, answer: Arrays) -> dict[str, Any]:
+    """The tail must say of the activations what the explain graph says of the picture."""
+    again = tail.run({"activations": answer["activations"], "class_index": answer["explained_class"]})
+    worst = max(_relative(again[name], answer[name]) for name in ("logits", "gradients", "cam"))
+    if not worst <= LOGITS_TOLERANCE * 10:
+        raise ParityError(f"the tail graph differs from the explain graph by {worst:.1e}, {LOGITS_TOLERANCE * 10:.0e} is allowed")
+    return {"reference": "explain.onnx", "relative_difference": worst, "tolerance": LOGITS_TOLERANCE * 10}
+
+
+def _check_input_gradients(session: OrtSession, feed: npt.NDArray[Any]) -> None:
+    """They must be finite and depend on the picture; the rules themselves have no counterpart in autograd to be compared with."""
+    answer = session.run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)}, list(INPUT_GRADIENTS))
+    for name, gradients in answer.items():
+        if not np.isfinite(gradients).all() or np.array_equal(gradients[0], gradients[1]):
+            raise ParityError(f"{name} is not finite, or the same for two different pictures")
+
+
+def _compare_with_autograd(
+    model: "nn.Module", record: LayerRecord, index: int, answer: Arrays, pixels: Pixels, image: ImageSpec
+) -> tuple[dict[str, Any], npt.NDArray[np.float32]] | None:
+    """How far a layer's gradients are from autograd's, and autograd's map; None for a tensor that no module returns."""
+    if record.name not in dict(model.named_modules()):
+        return None
+    suffix = f"_{index + 1}" if index else ""
+    activations, gradients = layer_gradients(model, pixels, image, record.name, answer["explained_class"])
+    seen = {name: answer[f"{name}{suffix}"] for name in ("activations", "gradients", "cam")}
+    if seen["activations"].shape != activations.shape:
+        raise ParityError(f"layer {record.name} has shape {seen['activations'].shape} in the graph, {activations.shape} in torch")
+    cam = np.maximum((gradients.mean((2, 3), keepdims=True) * activations).sum(1), 0)
+    differences = {
+        "activations": _relative(seen["activations"], activations),
+        "gradients": _relative(seen["gradients"], gradients),
+        "map": map_difference(cam, seen["cam"]),
+    }
+    if not differences["map"] <= MAP_TOLERANCE or not differences["activations"] <= MAP_TOLERANCE:
+        figures = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+        raise ParityError(
+            f"the explain graph contradicts autograd at layer {record.name}: {figures}; {MAP_TOLERANCE:.0e} is allowed"
+        )
+    return {"layer": record.name, **differences}, cam
+
+
+def _relative(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    return float(np.abs(seen - expected).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))
+
+
+def _parity(guard: GradientCheck, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """For the manifest: the worst gradient against autograd or, where no module returns a layer, against finite differences."""
+    if layers:
+        reference, worst = "torch autograd", max(layer["gradients"] for layer in layers)
+    else:
+        reference, worst = "finite differences", guard.finite_difference
+    common = {"reference": reference, "relative_difference": worst, "tolerance": MAP_TOLERANCE}
+    return common | {"layers": layers, "guard": guard.to_json()}
