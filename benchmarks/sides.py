@@ -38,8 +38,8 @@ def prepare_network(folder: Path, name: str) -> Calls:
     ones activations vanish or overflow layer by layer, and arithmetic on such numbers has another speed.
     """
     for kind in ("float", "pixels"):
-        export = [sys.executable, "-m", "deploykit", "export", name, "--input", kind, "-o", str(bundle_path(folder, name, kind))]
-        subprocess.run(export, stdout=subprocess.DEVNULL, check=True)
+        export = [sys.executable, "-m", "deploykit", "export", name, "--input", kind, "--no-explain", "-o"]
+        subprocess.run([*export, str(bundle_path(folder, name, kind))], stdout=subprocess.DEVNULL, check=True)
     import torch
 
     from deploykit.models.registry import load_model

@@ -1,0 +1,50 @@
+"""Every command of the README does what the README says."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Deploykit
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_deploykit_command_in_the_readme_runs(deploykit_here: Deploykit, tmp_path: Path, coffee: Path, chelsea: Path) -> None:
+    shutil.copy(coffee, tmp_path)
+    shutil.copy(chelsea, tmp_path)
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    commands = [line.removeprefix("$ deploykit ").split() for block in blocks for line in block.splitlines()]
+    assert len(commands) >= 8
+    for command in commands:
+        done = deploykit_here(*command, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_the_python_of_the_readme_runs(
+    deploykit_here: Deploykit, tmp_path: Path, coffee: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(coffee, tmp_path)
+    assert deploykit_here("export", "efficientnet_lite0", "--pretrained", "--no-explain", cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 the README's own code is under test
+    assert capsys.readouterr().out.split() == ["espresso", "0.95"]
+
+
+def test_the_transcript_is_what_predict_prints(deploykit_here: Deploykit, tmp_path: Path, coffee: Path, chelsea: Path) -> None:
+    shutil.copy(coffee, tmp_path)
+    shutil.copy(chelsea, tmp_path)
+    assert deploykit_here("export", "efficientnet_lite0", "--pretrained", "--no-explain", cwd=tmp_path).returncode == 0
+    printed = deploykit_here("predict", "efficientnet_lite0", "coffee.png", "chelsea.png", cwd=tmp_path).stdout
+    (shown,) = re.findall(r"```\n(coffee.png.*?)```", README, re.DOTALL)
+    # Another processor may round the last digit otherwise.
+    assert re.sub(r"\d\n", "\n", printed) == re.sub(r"\d\n", "\n", shown)
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text()):
+            assert ((ROOT / document).parent / target).exists(), (document, target)
