@@ -1,4 +1,4 @@
-"""Answers without torch and without onnx: sessions, and what turns pictures into predictions.
+"""Answers without torch and without onnx: sessions, and what turns pictures into predictions and explanations.
 
 >>> from deploykit.runtime import Classifier
 >>> with Classifier.open("efficientnet_lite0") as classifier:   # doctest: +SKIP
@@ -7,7 +7,18 @@
 """
 
 from deploykit.runtime.classifier import Classifier, Prediction
+from deploykit.runtime.explainer import Explainer
+from deploykit.runtime.explanation import Explanation, map_on_photo
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session, TensorInfo
 
-__all__ = ["Classifier", "OrtSession", "Prediction", "Session", "TensorInfo"]
+__all__ = [
+    "Classifier",
+    "Explainer",
+    "Explanation",
+    "OrtSession",
+    "Prediction",
+    "Session",
+    "TensorInfo",
+    "map_on_photo",
+]

@@ -113,15 +113,11 @@ class Classifier:
         Raises:
             UsageError: ``top`` below 1.
         """
-        if top < 1:
-            raise UsageError(f"top is {top}, expected 1 or more")
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-        rows = zip(order, logits, softmax(logits), strict=True)
-        return [[Prediction(int(i), self.label(int(i)), float(p[i]), float(x[i])) for i in best] for best, x, p in rows]
+        return rank_logits(logits, self.labels, top)
 
     def label(self, class_index: int) -> str:
         """The name of a class."""
-        return self.labels[class_index] if self.labels is not None else f"class {class_index}"
+        return label_of(self.labels, class_index)
 
     def close(self) -> None:
         """Close the session."""
@@ -142,14 +138,27 @@ def open_predict(bundle: Bundle, precision: Precision | str, *, provider: str = 
         BundleError: a precision that the bundle does not have.
         SessionError: see `OrtSession`.
     """
+    return OrtSession(graph_file(bundle, precision, "predict"), provider=provider, threads=threads)
+
+
+def graph_file(bundle: Bundle, precision: Precision | str, graph: str, hint: str | None = None) -> Path:
+    """The file of one of the bundle's graphs at a precision, such as ``fp32/predict.onnx``.
+
+    Args:
+        hint: how to get the graph, where the bundle lacks it.
+
+    Raises:
+        UsageError: not a precision.
+        BundleError: the bundle does not have the graph, or not at this precision.
+    """
     try:
         precision = Precision(precision)
     except ValueError:
         raise UsageError(f"precision is {precision!r}, expected one of {', '.join(Precision)}") from None
-    if precision not in bundle.precisions:
-        has = ", ".join(bundle.precisions) or "none"
-        raise BundleError(f"{bundle.path} has no {precision} predict graph; it has {has}")
-    return OrtSession(bundle.file(f"{precision}/predict.onnx"), provider=provider, threads=threads)
+    here = [p for p in Precision if f"{p}/{graph}.onnx" in bundle.manifest.files]
+    if precision not in here:
+        raise BundleError(f"{bundle.path} has no {precision} {graph} graph; it has {', '.join(here) or 'none'}", hint=hint)
+    return bundle.file(f"{precision}/{graph}.onnx")
 
 
 def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: npt.NDArray[np.uint8]) -> Floats:
@@ -158,10 +167,37 @@ def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: npt
     Raises:
         InputError: another dtype or shape.
     """
+    return session.run({"image": image_feed(image, input_kind, pixels)}, ["logits"])["logits"]
+
+
+def image_feed(image: ImageSpec, input_kind: str, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | Floats:
+    """What a graph's input ``image`` takes for pixels uint8 [N, H, W, 3]: themselves, or normalized under ``float``.
+
+    Raises:
+        InputError: another dtype, or a shape that cannot be normalized.
+    """
     if pixels.dtype != np.uint8:
         raise InputError(f"pixels have dtype {pixels.dtype}, expected uint8 RGB, 0 to 255, not normalized")
-    feed = normalize(pixels, image) if input_kind == "float" else pixels
-    return session.run({"image": feed}, ["logits"])["logits"]
+    return normalize(pixels, image) if input_kind == "float" else pixels
+
+
+def rank_logits(logits: Floats, labels: Sequence[str] | None, top: int) -> list[list[Prediction]]:
+    """The likeliest classes of each row of logits [N, K], best first; ties in class order. See `Classifier.rank`."""
+    if top < 1:
+        raise UsageError(f"top is {top}, expected 1 or more")
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    return [predictions_of(row, best, labels) for row, best in zip(logits, order, strict=True)]
+
+
+def predictions_of(logits: Floats, classes: Iterable[int], labels: Sequence[str] | None) -> list[Prediction]:
+    """Chosen classes of one row of logits [K], in the order given."""
+    probabilities = softmax(logits[None])[0]
+    return [Prediction(int(i), label_of(labels, int(i)), float(probabilities[i]), float(logits[i])) for i in classes]
+
+
+def label_of(labels: Sequence[str] | None, class_index: int) -> str:
+    """The name of a class; ``class 7`` where no names are known."""
+    return labels[class_index] if labels is not None else f"class {class_index}"
 
 
 def softmax(logits: Floats) -> Floats:

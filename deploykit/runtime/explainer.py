@@ -1,0 +1,170 @@
+"""Pictures in; predictions and the map that explains each of them out, from one run of the explain graph."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deploykit.bundle import Bundle
+from deploykit.errors import UsageError
+from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, decode, placement, resize_and_crop
+from deploykit.runtime.classes import ClassName, ClassNames, find_class, find_classes
+from deploykit.runtime.classifier import predictions_of, rank_logits
+from deploykit.runtime.explain_graphs import ExplainGraphs, RawAnswer, check_request
+from deploykit.runtime.explanation import Explanation
+from deploykit.runtime.maps import has_evidence, normalize_map
+from deploykit.spec import Precision
+
+_ROWS = 16
+"""Rows per run when one picture is explained for many classes: 16 copies of EfficientNet-B3's last activations are 10 MB."""
+
+
+class Explainer:
+    """Answers, and shows why. Threads may share it; `close` it or use it in a ``with`` block.
+
+    Args:
+        graphs: the explain graphs of a bundle at a precision.
+        limits: what a picture may cost.
+
+    Raises:
+        UsageError: the bundle holds no classifier.
+    """
+
+    def __init__(self, graphs: ExplainGraphs, limits: DecodeLimits = DEFAULT_LIMITS) -> None:
+        self.graphs = graphs
+        self.manifest = graphs.bundle.manifest
+        self.labels = graphs.bundle.labels()
+        self.limits = limits
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | Path,
+        *,
+        precision: Precision | str = Precision.FP32,
+        provider: str = "cpu",
+        threads: int = 0,
+        limits: DecodeLimits = DEFAULT_LIMITS,
+    ) -> "Explainer":
+        """Open the explain graph of a bundle at a precision.
+
+        Raises:
+            UsageError: not a precision, or not a classifier.
+            BundleError: not a bundle, or it has no explain graph at this precision.
+            SessionError: the provider is not here, or the graph does not load.
+        """
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if bundle.manifest.model.task != "classification":
+            raise UsageError(f"{bundle.path} holds a {bundle.manifest.model.task} model, expected classification")
+        return cls(ExplainGraphs(bundle, precision, provider=provider, threads=threads), limits)
+
+    def explain(
+        self,
+        images: Iterable[Source],
+        class_index: ClassNames = None,
+        method: str = "grad-cam",
+        layer: str | None = None,
+        top: int = 5,
+    ) -> list[Explanation]:
+        """Answer and explain pictures in one run (guided Grad-CAM: two).
+
+        Args:
+            images: paths, encoded bytes, Pillow images, or RGB arrays uint8 [H, W, 3] of any size.
+            class_index: the class to explain, by index or label: one for all pictures, or a list with one per picture. None, alone
+                or in the list, means the picture's own likeliest class.
+            method: one of ``ALL_METHODS``. Eigen-CAM's map is the same for every class.
+            layer: one of the manifest's layers, by name or tensor; None takes its first.
+            top: how many predictions each explanation has.
+
+        Raises:
+            UsageError: a method, layer or class that does not exist, or a list of classes of another length than the pictures.
+            ImageError: a picture that cannot be used; it is named.
+            BundleError: the method needs a graph that the bundle lacks.
+            SessionError: the graph answers with NaN or infinity.
+        """
+        check_request(method, layer)
+        photos = [decode(image, self.limits, self.manifest.image) for image in _each(images)]
+        classes = find_classes(class_index, len(photos), self.labels, self.manifest.model.num_classes)
+        if not photos:
+            return []
+        pixels = np.stack([resize_and_crop(photo, self.manifest.image) for photo in photos])
+        answer = self.graphs.answer(pixels, np.array(classes, np.int64), method, layer)
+        return list(self._explanations(answer, [photo.size for photo in photos], method, layer, top))
+
+    def explain_classes(
+        self,
+        image: Source,
+        classes: Sequence[ClassName] | None = None,
+        method: str = "grad-cam",
+        layer: str | None = None,
+        top: int = 5,
+    ) -> list[Explanation]:
+        """Explain one picture for several classes. The network runs once, and its tail once per class where the bundle has one for
+        the layer; otherwise the network runs once more per class.
+
+        Args:
+            image: one of what `explain` takes.
+            classes: by index or label; None takes the ``top`` likeliest.
+            method, layer, top: see `explain`, and there for the errors.
+
+        Returns:
+            One explanation per class, in the order of ``classes`` or of their probability.
+        """
+        check_request(method, layer)
+        if top < 1:
+            raise UsageError(f"top is {top}, expected 1 or more")
+        count = self.manifest.model.num_classes
+        chosen = None if classes is None else [find_class(c, self.labels, count) for c in classes]
+        photo = decode(image, self.limits, self.manifest.image)
+        pixels = resize_and_crop(photo, self.manifest.image)[None]
+        logits, activations = self.graphs.glance(pixels, method, layer)
+        rows = np.argsort(-logits[0], kind="stable")[:top] if chosen is None else np.array(chosen, np.int64)
+        explanations: list[Explanation] = []
+        for part in (rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)):
+            if activations is None:
+                answer = self.graphs.answer(np.repeat(pixels, len(part), 0), part, method, layer)
+            else:
+                answer = self.graphs.answer_by_tail(logits, activations, part, method)
+            explanations += self._explanations(answer, [photo.size] * len(part), method, layer, top)
+        return explanations
+
+    def close(self) -> None:
+        """Close the sessions."""
+        self.graphs.close()
+
+    def __enter__(self) -> "Explainer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _explanations(
+        self, answer: RawAnswer, sizes: list[tuple[int, int]], method: str, layer: str | None, top: int
+    ) -> Iterator[Explanation]:
+        spec, name = self.manifest.image, self.graphs.layer_name(method, layer)
+        maps, evidence = normalize_map(answer.cams, spec.height, spec.width), has_evidence(answer.cams)
+        for row, ranked in enumerate(rank_logits(answer.logits, self.labels, top)):
+            yield Explanation(
+                predictions=tuple(ranked),
+                explained=predictions_of(answer.logits[row], [answer.classes[row]], self.labels)[0],
+                map=maps[row],
+                cam=answer.cams[row],
+                has_evidence=bool(evidence[row]),
+                method=method,
+                layer=name,
+                box=placement(*sizes[row], spec),
+                photo_size=sizes[row],
+                input_gradients=None if answer.input_gradients is None else answer.input_gradients[row],
+            )
+
+
+def _each(images: Iterable[Source]) -> Iterable[Source]:
+    """Refuse one picture where a list is expected: its characters, bytes or rows would be taken for pictures.
+
+    Raises:
+        UsageError: one picture.
+    """
+    if isinstance(images, str | bytes | bytearray | memoryview | Path | Image.Image) or getattr(images, "ndim", 4) < 4:
+        raise UsageError(f"images is one {type(images).__name__}, expected a list of pictures", hint="write [image]")
+    return images
