@@ -11,6 +11,7 @@ PHOTOS = $(shell $(BIN)/python -c "import skimage; print(skimage.__path__[0] + '
 .PHONY: demo test lint types contracts pytest bench clean
 
 demo: .venv/demo.stamp
+	mkdir -p demo
 	$(BIN)/deploykit export efficientnet_lite0 --pretrained --output demo/efficientnet_lite0 --force
 	$(BIN)/deploykit predict demo/efficientnet_lite0 $(PHOTOS)/coffee.png $(PHOTOS)/chelsea.png
 
