@@ -11,6 +11,9 @@ import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -103,3 +106,83 @@ def relative(found: Array, expected: Array) -> float:
 def grad_cam(activations: Array, gradients: Array) -> Array:
     """relu(sum_c mean_hw(g_c) A_c), in numpy."""
     return np.asarray(np.maximum((gradients.mean((2, 3), keepdims=True) * activations).sum(1), 0))
+
+
+def as_double(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A float32 graph computed in float64, for `onnx.reference`: no gate flips because a sum was rounded the other way."""
+    double = onnx.ModelProto()
+    double.CopyFrom(model)
+    graph = double.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.DOUBLE
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.type.tensor_type.elem_type == TensorProto.FLOAT:
+            info.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return double
+
+
+def torch_of(array: Array) -> Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+class Conv(OpRun):
+    """By torch, for speed."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, w: Array, b: Any = None, *, strides: Any = None, pads: Any = None, dilations: Any = None, **more: Any
+    ) -> Any:
+        top, left, bottom, right = pads or [0] * 4
+        padded = F.pad(torch_of(x), (left, right, top, bottom))
+        bias = None if b is None else torch_of(b)
+        stride, dilation, groups = list(strides or [1, 1]), list(dilations or [1, 1]), more.get("group") or 1
+        return (F.conv2d(padded, torch_of(w), bias, stride=stride, dilation=dilation, groups=groups).numpy(),)
+
+
+class Resize(OpRun):
+    """By torch, for speed: the bilinear upsampling of segmentation heads."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, _roi: Any, _scales: Any, sizes: Any = None, *, mode: Any = None, **more: Any) -> Any:
+        assert mode == "linear"
+        assert more["coordinate_transformation_mode"] in {"half_pixel", "pytorch_half_pixel"}
+        return (F.interpolate(torch_of(x), sizes[2:].tolist(), mode="bilinear").numpy(),)
+
+
+class MaxPool(OpRun):
+    """By torch: `onnx.reference` 1.23 gives another size for GoogLeNet's 3x3 pooling of stride 1 with ceil_mode."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, kernel_shape: Any = None, strides: Any = None, pads: Any = None, ceil_mode: Any = 0, **_: Any) -> Any:
+        padding = list(pads or [0, 0])[:2]
+        return (F.max_pool2d(torch_of(x), list(kernel_shape), list(strides), padding, ceil_mode=bool(ceil_mode)).numpy(),)
+
+
+class ConvTranspose(OpRun):
+    """By torch: `onnx.reference` 1.23 fails where groups have several input channels and one output channel."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, w: Array, *_: Any, strides: Any = None, pads: Any = None, dilations: Any = None, **more: Any) -> Any:
+        stride, dilation = list(strides or [1, 1]), list(dilations or [1, 1])
+        full = F.conv_transpose2d(torch_of(x), torch_of(w), stride=stride, dilation=dilation, groups=more.get("group") or 1)
+        top, left, bottom, right = pads or [0] * 4
+        extra = more.get("output_padding") or [0, 0]
+        return (F.pad(full, (-left, extra[1] - right, -top, extra[0] - bottom)).numpy(),)
+
+
+def run_double(model: onnx.ModelProto, **feeds: Any) -> dict[str, Array]:
+    """All outputs of a graph made by `as_double`, computed in float64."""
+    evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, MaxPool, Resize])
+    floats = {k: np.asarray(v, np.float64 if np.asarray(v).dtype.kind == "f" else None) for k, v in feeds.items()}
+    return dict(zip((o.name for o in model.graph.output), evaluator.run(None, floats), strict=True))

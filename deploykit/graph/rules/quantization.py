@@ -10,7 +10,6 @@ from deploykit.graph.rules.activation import gate
 from deploykit.graph.rules.emit import Value
 from deploykit.graph.rules.step import Rule, Step
 
-
 # What a Relu stands behind in a float graph; a pooled or shuffled tensor is not rectified again.
 _SIGNED = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "Sum"})
 
