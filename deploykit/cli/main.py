@@ -20,6 +20,7 @@ VERBS = {
     "export": "Turn a model into a bundle with an ONNX graph that is proved equal to it.",
     "models": "List the models that can be exported.",
     "predict": "Name what is in pictures.",
+    "explain": "Show what in pictures speaks for their class.",
     "verify": "Check that a bundle, or an ONNX graph, is whole and answers as it should.",
     "inspect": "Show what a bundle or an ONNX graph holds.",
     "doctor": "Show what is installed here, which backends work, and why the others do not.",

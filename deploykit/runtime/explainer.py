@@ -83,7 +83,7 @@ class Explainer:
             BundleError: the method needs a graph that the bundle lacks.
             SessionError: the graph answers with NaN or infinity.
         """
-        check_request(method, layer)
+        self._check(method, layer)
         photos = [decode(image, self.limits, self.manifest.image) for image in _each(images)]
         classes = find_classes(class_index, len(photos), self.labels, self.manifest.model.num_classes)
         if not photos:
@@ -111,7 +111,7 @@ class Explainer:
         Returns:
             One explanation per class, in the order of ``classes`` or of their probability.
         """
-        check_request(method, layer)
+        self._check(method, layer)
         if top < 1:
             raise UsageError(f"top is {top}, expected 1 or more")
         count = self.manifest.model.num_classes
@@ -138,6 +138,10 @@ class Explainer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _check(self, method: str, layer: str | None) -> None:
+        check_request(method, layer)
+        self.graphs.layer_name(method, layer)
 
     def _explanations(
         self, answer: RawAnswer, sizes: list[tuple[int, int]], method: str, layer: str | None, top: int
