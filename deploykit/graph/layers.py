@@ -76,16 +76,18 @@ def list_layers(model: ModelProto, output: str = "logits", tensors: Tensors | No
 
 
 def resolve_layer(model: ModelProto, name: str, output: str = "logits", tensors: Tensors | None = None) -> LayerCandidate:
-    """The layer that a user means by a tensor's name or by a torch module's path; a path means the last tensor of that module.
+    """The layer that a user means by a torch module's path or by a tensor's name; a path means the last tensor of that module.
+
+    Paths come first: torch's exporter calls a tensor ``permute`` where Swin has a module of that name elsewhere.
 
     Raises:
         UsageError: there is no such layer; the message shows the nearest names and the hint lists layers with their shapes.
     """
     tensors = tensors or describe_tensors(model)
     layers = list_layers(model, output, tensors)
-    for layer in layers:
-        if name == layer.tensor or name in layer.modules:
-            return layer
+    named = [layer for layer in layers if name in layer.modules] or [layer for layer in layers if name == layer.tensor]
+    if named:
+        return named[0]
     node = tensors.producers.get(name)
     if node is not None and name in ancestors(model.graph, [output]):
         found = list(_candidate(tensors, name, node.op_type, name in _channels_last(model, tensors), ()))

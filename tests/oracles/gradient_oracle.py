@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
@@ -117,6 +117,8 @@ def as_double(model: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
     for node in graph.node:
+        if node.op_type == "ConstantOfShape" and not node.attribute:  # float32 zeros unless told
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
         for attribute in node.attribute:
             if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
                 attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
@@ -145,6 +147,26 @@ class Conv(OpRun):
         bias = None if b is None else torch_of(b)
         stride, dilation, groups = list(strides or [1, 1]), list(dilations or [1, 1]), more.get("group") or 1
         return (F.conv2d(padded, torch_of(w), bias, stride=stride, dilation=dilation, groups=groups).numpy(),)
+
+
+class Sigmoid(OpRun):
+    """By torch, for speed: `onnx.reference` goes element by element."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> Any:
+        return (torch.sigmoid(torch_of(x)).numpy(),)
+
+
+class AveragePool(OpRun):
+    """By torch, for speed."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, kernel_shape: Any = None, strides: Any = None, pads: Any = None, **more: Any) -> Any:
+        padding, count = list(pads or [0, 0])[:2], bool(more.get("count_include_pad"))
+        ceil_mode = bool(more.get("ceil_mode"))
+        return (F.avg_pool2d(torch_of(x), list(kernel_shape), list(strides or [1, 1]), padding, ceil_mode, count).numpy(),)
 
 
 class Resize(OpRun):
@@ -183,6 +205,6 @@ class ConvTranspose(OpRun):
 
 def run_double(model: onnx.ModelProto, **feeds: Any) -> dict[str, Array]:
     """All outputs of a graph made by `as_double`, computed in float64."""
-    evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, MaxPool, Resize])
+    evaluator = ReferenceEvaluator(model, new_ops=[AveragePool, Conv, ConvTranspose, MaxPool, Resize, Sigmoid])
     floats = {k: np.asarray(v, np.float64 if np.asarray(v).dtype.kind == "f" else None) for k, v in feeds.items()}
     return dict(zip((o.name for o in model.graph.output), evaluator.run(None, floats), strict=True))

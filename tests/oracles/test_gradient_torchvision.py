@@ -58,7 +58,7 @@ def lraspp() -> nn.Module:
 
 
 def vgg() -> nn.Module:
-    net = torchvision.models.vgg11_bn(num_classes=6)
+    net: nn.Module = torchvision.models.vgg11_bn(num_classes=6)
     net.classifier = nn.Sequential(nn.Linear(512 * 4, 8), nn.ReLU(), nn.Linear(8, 6))
     net.avgpool = nn.AdaptiveAvgPool2d(2)
     return net
@@ -70,9 +70,9 @@ def densenet() -> nn.Module:
 
 
 def convnext() -> nn.Module:
-    return ConvNeXt(
-        [CNBlockConfig(16, 32, 2), CNBlockConfig(32, 64, 2), CNBlockConfig(64, None, 2)], num_classes=6, layer_scale=0.5
-    )
+    stages = [CNBlockConfig(16, 32, 2), CNBlockConfig(32, 64, 2), CNBlockConfig(64, None, 2)]
+    model: nn.Module = ConvNeXt(stages, num_classes=6, layer_scale=0.5)
+    return model
 
 
 def swin() -> nn.Module:

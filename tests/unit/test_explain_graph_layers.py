@@ -69,3 +69,13 @@ def test_a_graph_without_feature_maps_says_so() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
     with pytest.raises(UsageError, match="no layer to explain"):
         default_layer(export(model, 16))
+
+
+def test_a_module_goes_before_a_tensor_of_the_same_name(graph: onnx.ModelProto) -> None:
+    early, *_, stage = list_layers(graph)
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(graph)
+    for node in renamed.graph.node:
+        node.input[:] = ["stage" if name == early.tensor else name for name in node.input]
+        node.output[:] = ["stage" if name == early.tensor else name for name in node.output]
+    assert resolve_layer(renamed, "stage").tensor == stage.tensor

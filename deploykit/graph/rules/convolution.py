@@ -51,13 +51,9 @@ def _flipped(step: Step, window: Window, group: int) -> Value:
 
 
 def _crop_negative(step: Step, g: Value, pads: list[int]) -> tuple[Value, list[int]]:
-    """Conv takes no negative padding; Pad does, and crops."""
-    if min(pads) >= 0:
-        return g, pads
-    half = len(pads) // 2
-    crop = [min(p, 0) for p in pads]
-    g = step.emit.op("Pad", g, step.emit.ints([0, 0, *crop[:half], 0, 0, *crop[half:]]))
-    return g, [max(p, 0) for p in pads]
+    """Conv takes no negative padding: crop instead."""
+    half, crop = len(pads) // 2, [min(p, 0) for p in pads]
+    return step.emit.shift_ends(g, [0, 0, *crop[:half]], [0, 0, *crop[half:]]), [max(p, 0) for p in pads]
 
 
 def _refuse_computed_weights(step: Step) -> None:

@@ -147,6 +147,17 @@ class Emitter:
         value = self.sum(value, range(lead), keepdims=False)
         return self.sum(value, [i for i, d in enumerate(shape) if d == 1 and out[lead + i] != 1])
 
+    def shift_ends(self, value: Value, begin: Sequence[int], end: Sequence[int]) -> Value:
+        """Per axis, add zeros at the ends, or take elements away where the number is negative (not all runtimes crop by Pad)."""
+        if any(n > 0 for n in (*begin, *end)):
+            value = self.op("Pad", value, self.ints([max(n, 0) for n in (*begin, *end)]))
+        axes = [i for i, ends in enumerate(zip(begin, end, strict=True)) if min(ends) < 0]
+        if axes:
+            starts = [max(-begin[i], 0) for i in axes]
+            stops = [end[i] if end[i] < 0 else np.iinfo(np.int64).max for i in axes]
+            value = self.op("Slice", value, self.ints(starts), self.ints(stops), self.ints(axes))
+        return value
+
     def apply_matrix(self, value: Value, matrix: Array, axis: int, rank: int) -> Value:
         """Contract one axis with a constant [in, out] matrix: result[..., o, ...] = sum_i value[..., i, ...] matrix[i, o]."""
         axis %= rank

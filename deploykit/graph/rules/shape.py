@@ -125,11 +125,9 @@ def pad(step: Step) -> Value:
     padded = [(a, b, e) for a, b, e in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True) if b or e]
     dx = step.g
     if mode == "constant":
-        emit = step.emit
-        opposite = [0] * (2 * rank)
-        for axis, begin, end in padded:
-            opposite[axis], opposite[rank + axis] = -begin, -end
-        return emit.op("Pad", dx, emit.ints(opposite))
+        opposite = {axis: (-begin, -end) for axis, begin, end in padded}
+        ends = [opposite.get(axis, (0, 0)) for axis in range(rank)]
+        return step.emit.shift_ends(dx, [b for b, _ in ends], [e for _, e in ends])
     for axis, begin, end in padded:
         (size,) = step.sizes(shape, [axis])
         source = np.pad(np.arange(size), (max(begin, 0), max(end, 0)), mode=mode)  # type: ignore[call-overload]
@@ -174,11 +172,7 @@ def spread_indices(step: Step, g: Value, taken: npt.NDArray[np.int64], size: int
 
 def _pad_axis(step: Step, g: Value, axis: int, begin: int, end: int, rank: int) -> Value:
     """Zeros before and behind along one axis."""
-    if begin == end == 0:
-        return g
-    pads = [0] * (2 * rank)
-    pads[axis], pads[rank + axis] = begin, end
-    return step.emit.op("Pad", g, step.emit.ints(pads))
+    return step.emit.shift_ends(g, [begin * (i == axis) for i in range(rank)], [end * (i == axis) for i in range(rank)])
 
 
 def _python_slice(start: int, end: int, stride: int, size: int) -> slice:
