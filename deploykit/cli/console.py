@@ -40,14 +40,14 @@ def progress(label: str, total: float | None) -> Iterator[Callable[..., None]]:
 
     Args:
         label: what is being done.
-        total: how many steps; None where that is not known.
+        total: how many steps; None where that is not known (yet).
 
     Yields:
-        ``advance(steps=1)``.
+        ``advance(steps=1)``, or ``advance(to=done, total=total)`` where the work itself counts.
     """
     if _is_quiet() or not sys.stderr.isatty():
         note(label)
-        yield lambda steps=1: None
+        yield lambda *_, **__: None
         return
     # Imported here: it costs 60 ms that --help and --json need not pay.
     from rich.console import Console
@@ -56,8 +56,16 @@ def progress(label: str, total: float | None) -> Iterator[Callable[..., None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
-        bar.update(task, total=total or 1, completed=total or 1)
+
+        def advance(steps: float = 1, *, to: float | None = None, total: float | None = None) -> None:
+            if to is None:
+                bar.update(task, advance=steps)
+            else:
+                bar.update(task, completed=to, total=total)
+
+        yield advance
+        total = bar.tasks[0].total or 1
+        bar.update(task, total=total, completed=total)
 
 
 def _is_quiet() -> bool:

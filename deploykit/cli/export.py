@@ -81,7 +81,7 @@ def command(
             seed=seed,
             allow_types=allow_types,
             unsafe_pickle=unsafe_pickle,
-            on_progress=lambda *_: advance(0),
+            on_progress=lambda done, total: advance(to=done, total=total),
         )
     for text in loaded.notes:
         console.note(f"note: {text}")
