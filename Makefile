@@ -31,8 +31,9 @@ pytest: .venv/dev.stamp
 	$(BIN)/python -m pytest
 
 bench: .venv/bench.stamp
-	$(BIN)/python benchmarks/preprocess.py
-	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python -m benchmarks.preprocess
+	$(BIN)/python -m benchmarks.runtime
+	$(BIN)/python -m benchmarks.figures
 
 .venv/%.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,0 +1,93 @@
+"""Puts the figures of results/ into the README, between its markers; ``--check`` only says whether they are there.
+
+python benchmarks/figures.py [--check]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- figures:begin -->\n", "<!-- figures:end -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where the README has other figures")
+    options = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    wanted = with_figures(text)
+    if options.check:
+        sys.exit(0 if text == wanted else "README.md has other figures than benchmarks/results/: run benchmarks/figures.py")
+    README.write_text(wanted, encoding="utf-8")
+
+
+def with_figures(readme: str) -> str:
+    """The README with the figures that stand in results/ now."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    parts = [render(json.loads(path.read_text())) for name, render in RENDERERS.items() if (path := RESULTS / name).exists()]
+    return before + BEGIN + "\n" + "\n\n".join(parts) + "\n\n" + END + after
+
+
+def networks(result: Mapping[str, Any]) -> str:
+    """ONNX Runtime through deploykit against torch and OpenVINO."""
+    rows = []
+    for title, measured in result["networks"].items():
+        ratios = {side: found["wall_ms"]["median"] for side, found in measured["times_deploykit"].items()}
+        sides = (("torch eager", 1.0), ("torch compiled", 1.0), ("openvino f32", 1.0))
+        rows.append([title, *(f"{ratios[side]:.2f}" if side in ratios else "absent" for side, _ in sides)])
+    overhead = next(iter(result["overhead"].values()))
+    added = {side: overhead[side]["added_percent"]["median"] for side in ("logits", "classify")}
+    own = {side: overhead[side]["own_work_us"] for side in ("logits", "classify")}
+    cold = []
+    for name, measured in result["cold"].items():
+        peaks = measured["peak_rss_mb"]
+        seconds = {side: summary["wall_ms"]["median"] / 1e3 for side, summary in measured["sides"].items()}
+        cold.append([name, *(f"{seconds[side]:.2f} s, {peaks[side]:.0f} MB" for side in peaks)])
+    sides_header = ["", *next(iter(result["cold"].values()))["peak_rss_mb"]]
+    return "\n\n".join(
+        [
+            f"Time of a run, as a multiple of deploykit's float graph on ONNX Runtime ({_machine(result)}):",
+            _table(["", "torch eager", "torch compiled and frozen", "OpenVINO f32"], rows),
+            f"`Classifier` over a bare `InferenceSession.run` on {next(iter(result['overhead']))}, paired: "
+            f"logits {added['logits']:+.2f} %, classify {added['classify']:+.2f} %; its own work alone takes "
+            f"{own['logits']:.0f} and {own['classify']:.0f} µs.",
+            "From starting a process to its first answer on a photo, and the most memory it held:",
+            _table(sides_header, cold),
+        ]
+    )
+
+
+def preprocess(result: Mapping[str, Any]) -> str:
+    """Decode and resize against Pillow and torchvision."""
+    rows = []
+    for name, table in result["tables"].items():
+        found = table["results"]
+        levels = f"{found['deploykit']['max_levels']} (mean {found['deploykit']['mean_levels']:.5f})"
+        times = [f"{found[side]['median_ms']:.2f} ms" for side in ("deploykit", "pillow", "torchvision")]
+        rows.append([name, *times, f"{table['speedup_over_pillow']:.2f}", levels])
+    header = ["resize", "deploykit", "plain Pillow", "torchvision", "Pillow / deploykit", "grey levels from torchvision"]
+    return f"Decode, resize and crop a 1-megapixel JPEG, one thread ({_machine(result)}):\n\n{_table(header, rows)}"
+
+
+RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"runtime.json": networks, "preprocess.json": preprocess}
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
