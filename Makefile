@@ -1,4 +1,4 @@
-# make demo   sets up .venv, exports a published network and names what is in two photos
+# make demo   sets up .venv, exports a published network, names what is in two photos and shows why
 # make test   sets up .venv and runs every check: lint, types, import contracts, tests
 # make bench  refreshes benchmarks/results/
 
@@ -14,6 +14,7 @@ demo: .venv/demo.stamp
 	mkdir -p demo
 	$(BIN)/deploykit export efficientnet_lite0 --pretrained --output demo/efficientnet_lite0 --force
 	$(BIN)/deploykit predict demo/efficientnet_lite0 $(PHOTOS)/coffee.png $(PHOTOS)/chelsea.png
+	$(BIN)/deploykit explain demo/efficientnet_lite0 $(PHOTOS)/coffee.png $(PHOTOS)/chelsea.png --output demo/explanations
 
 test: lint types contracts pytest
 
