@@ -53,7 +53,9 @@ def find_classes(wanted: ClassNames, rows: int, labels: Sequence[str] | None, nu
     """
     if isinstance(wanted, np.ndarray):
         wanted = wanted.tolist()
-    if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence):
+    if isinstance(wanted, bytes):
+        raise UsageError(f"class is {wanted!r}, expected an index or a label")
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
         return [find_class(wanted, labels, num_classes)] * rows
     if len(wanted) != rows:
         raise UsageError(f"{len(wanted)} classes for {rows} pictures, expected one class for all or one for each")
