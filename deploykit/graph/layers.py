@@ -161,17 +161,34 @@ def _channels_last(model: ModelProto, tensors: Tensors) -> set[str]:
 
 
 def _returned_by_modules(model: ModelProto, needed: set[str]) -> dict[str, list[str]]:
-    """Tensor -> paths of the modules whose last tensor it is, outermost first."""
+    """Tensor -> paths of the modules whose last tensor it is, outermost first.
+
+    A module whose own weights are read by a node outside of it has lost its output: its last convolution was folded into the
+    BatchNormalization behind. What is left of it ends earlier, and explaining there would explain another tensor.
+    """
     last: dict[str, str] = {}
+    folded: set[str] = set()
+    weights = {t.name for t in model.graph.initializer}
     for node in model.graph.node:
         if node.output and node.output[0] in needed:
             for path in scopes_of(node):
                 last.pop(path, None)
                 last[path] = node.output[0]
+    for node in model.graph.node:
+        scopes = scopes_of(node)
+        if scopes:
+            owners = {path for name in weights.intersection(node.input) for path in _prefixes(name)}
+            folded |= owners.difference(scopes)
     returned: dict[str, list[str]] = {}
-    for path in sorted(last, key=lambda p: p.count(".")):
+    for path in sorted(last.keys() - folded, key=lambda p: (p.count("."), p)):
         returned.setdefault(last[path], []).append(path)
     return returned
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """``a``, ``a.b`` of ``a.b.weight``."""
+    parts = name.split(".")
+    yield from (".".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def read_by(node: NodeProto) -> Iterable[str]:

@@ -79,3 +79,23 @@ def test_a_module_goes_before_a_tensor_of_the_same_name(graph: onnx.ModelProto) 
         node.input[:] = ["stage" if name == early.tensor else name for name in node.input]
         node.output[:] = ["stage" if name == early.tensor else name for name in node.output]
     assert resolve_layer(renamed, "stage").tensor == stage.tensor
+
+
+class Separable(nn.Module):
+    """Two convolutions in one module, of which the exporter folds the second into the BatchNormalization behind, as in Xception."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 8, 1))
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.head(torch.relu(self.norm(self.pair(x))).mean((2, 3))))
+
+
+def test_a_module_whose_output_was_folded_away_is_refused_rather_than_explained_at_an_inner_tensor() -> None:
+    graph = export(Separable().eval(), 16)
+    assert resolve_layer(graph, "norm").channels == 8
+    assert resolve_layer(graph, "pair.0").channels == 3
+    with pytest.raises(UsageError, match=r"no layer is named 'pair'; close: pair\.0"):
+        resolve_layer(graph, "pair")
