@@ -1,8 +1,11 @@
-"""The explain graphs of a predict graph, proved before they are written: what ``export`` adds to a bundle beside predict."""
+"""The explain graphs of a predict graph, proved before they are written: what a bundle holds beside predict. Needs no torch.
+
+A layer's gradients are compared with autograd where the caller has it, and otherwise with finite differences of the logits.
+"""
 
 import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +19,20 @@ from deploykit.graph.explain import make_explain_graph
 from deploykit.graph.files import write_graph
 from deploykit.graph.gradient_check import GradientCheck, check_gradients
 from deploykit.graph.input_gradients import INPUT_GRADIENTS, make_input_gradients_graph
-from deploykit.graph.layers import resolve_layer
+from deploykit.graph.layers import default_layer, resolve_layer
 from deploykit.graph.tail import make_tail_graph
 from deploykit.image import normalize
-from deploykit.models.export import layer_gradients
 from deploykit.parity import MAP_TOLERANCES, map_difference
 from deploykit.runtime.ort import OrtSession
 from deploykit.spec import ImageSpec, Precision
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
 
 Pixels = npt.NDArray[np.uint8]
 Arrays = Mapping[str, npt.NDArray[Any]]
+Autograd = Callable[[str, npt.NDArray[np.int64]], tuple[npt.NDArray[Any], npt.NDArray[Any]] | None]
+"""A layer's activations and gradients [n, C, h, w] for one class per picture of the parity check; None where it cannot tell."""
 
 MAP_TOLERANCE = MAP_TOLERANCES[Precision.FP32]
 
@@ -46,7 +49,7 @@ class ExplainGraphs:
         layers: what they show.
         parity: by file name, how each was compared, for the manifest; a graph that nothing was compared with is not in it.
         explained_class, cam: the answers to the pictures of the parity check, for the golden vectors: int64 [n], float32 [n, h, w].
-            The map is autograd's; where no module returns the first layer's tensor, the explain graph's.
+            The map is autograd's; where that knows nothing of the first layer, the explain graph's.
     """
 
     graphs: Mapping[str, "onnx.ModelProto"]
@@ -57,7 +60,6 @@ class ExplainGraphs:
 
 
 def make_explain_graphs(
-    model: "nn.Module",
     predict: "onnx.ModelProto",
     layers: Sequence[str],
     pixels: Pixels,
@@ -65,48 +67,52 @@ def make_explain_graphs(
     *,
     input_kind: str,
     input_gradients: bool,
+    autograd: Autograd | None = None,
 ) -> ExplainGraphs:
-    """Make the explain graph, its tail and, if asked, the input gradients; run them and compare them with torch.
+    """Make the explain graph, its tail and, if asked, the input gradients; run them and prove them.
 
     Args:
-        model, predict: the module, and the graph that was proved equal to it.
-        layers: module paths or tensor names; the first is the default of ``deploykit explain``.
+        predict: the graph that was proved equal to its original.
+        layers: module paths or tensor names; the first is the default of ``deploykit explain``. None takes the last feature map.
         pixels: the pictures of the parity check, uint8 [n, H, W, 3].
+        autograd: the original's gradients. A layer that it cannot tell of is judged by finite differences.
 
     Raises:
         UsageError: a layer that does not exist.
-        GraphError: an operator behind a layer has no gradient rule.
-        ParityError: the logits are not those of the predict graph, or the gradients are not autograd's.
+        GraphError: an operator behind a layer has no gradient rule; or neither autograd nor finite differences can judge a layer.
+        ParityError: the logits are not those of the predict graph, or the gradients are wrong.
     """
-    records = tuple(_layer_record(predict, name) for name in layers)
+    records = tuple(_layer_record(predict, name) for name in layers or [default_layer(predict).tensor])
     graphs = {"explain.onnx": make_explain_graph(predict, [r.tensor for r in records])}
     if (tail := _tail_or_none(predict, records[0].tensor)) is not None:
         graphs["explain_tail.onnx"] = tail
     if input_gradients:
         graphs["input_gradients.onnx"] = make_input_gradients_graph(predict)
     feed = normalize(pixels, image) if input_kind == "float" else pixels
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-"))
-        sessions = {
-            name: stack.enter_context(OrtSession(write_graph(graph, Path(folder) / name)[0]))
-            for name, graph in {"predict.onnx": predict, **graphs}.items()
-        }
+    with _open({"predict.onnx": predict, **graphs}) as sessions:
         answer = sessions["explain.onnx"].run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)})
-        difference = _relative(answer["logits"], sessions["predict.onnx"].run({"image": feed})["logits"])
-        if not difference <= LOGITS_TOLERANCE:
-            raise ParityError(
-                f"the explain graph's logits are {difference:.1e} from the predict graph's, {LOGITS_TOLERANCE} allowed"
-            )
+        _check_logits(answer["logits"], sessions["predict.onnx"].run({"image": feed})["logits"])
         tail_session = sessions.get("explain_tail.onnx")
         guard = check_gradients(sessions["explain.onnx"].run, feed, tail_session.run if tail_session else None)
         tail_parity = {"explain_tail.onnx": _compare_tail(tail_session, answer)} if tail_session else {}
         if input_gradients:
             _check_input_gradients(sessions["input_gradients.onnx"], feed)
-        compared = [_compare_with_autograd(model, r, i, answer, pixels, image) for i, r in enumerate(records)]
+        compared = [_compare_with_autograd(autograd, r, i, answer) if autograd else None for i, r in enumerate(records)]
+        figures = [
+            found[0] if found else {"layer": r.name, "finite_difference": _finite_difference(predict, r, i, sessions, feed, guard)}
+            for i, (r, found) in enumerate(zip(records, compared, strict=True))
+        ]
     cam = answer["cam"] if compared[0] is None else compared[0][1]
-    figures = [c[0] for c in compared if c is not None]
     parity = {"explain.onnx": _parity(guard, figures), **tail_parity}
     return ExplainGraphs(graphs, records, parity, answer["explained_class"], cam)
+
+
+@contextlib.contextmanager
+def _open(graphs: Mapping[str, "onnx.ModelProto"]) -> Iterator[dict[str, OrtSession]]:
+    """A session for each graph. From files, because those above 2 GB cannot be given as bytes."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-")))
+        yield {name: stack.enter_context(OrtSession(write_graph(graph, folder / name)[0])) for name, graph in graphs.items()}
 
 
 def _layer_record(predict: "onnx.ModelProto", name: str) -> LayerRecord:
@@ -121,6 +127,12 @@ def _tail_or_none(predict: "onnx.ModelProto", tensor: str) -> "onnx.ModelProto |
         return make_tail_graph(predict, tensor)
     except GraphError:
         return None
+
+
+def _check_logits(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
+    difference = _relative(seen, expected)
+    if not difference <= LOGITS_TOLERANCE:
+        raise ParityError(f"the explain graph's logits are {difference:.1e} from the predict graph's, {LOGITS_TOLERANCE} allowed")
 
 
 def _compare_tail(tail: OrtSession, answer: Arrays) -> dict[str, Any]:
@@ -141,13 +153,14 @@ def _check_input_gradients(session: OrtSession, feed: npt.NDArray[Any]) -> None:
 
 
 def _compare_with_autograd(
-    model: "nn.Module", record: LayerRecord, index: int, answer: Arrays, pixels: Pixels, image: ImageSpec
+    autograd: Autograd, record: LayerRecord, index: int, answer: Arrays
 ) -> tuple[dict[str, Any], npt.NDArray[np.float32]] | None:
-    """How far a layer's gradients are from autograd's, and autograd's map; None for a tensor that no module returns."""
-    if record.name not in dict(model.named_modules()):
+    """How far a layer's gradients are from autograd's, and autograd's map; None for a tensor that autograd knows nothing of."""
+    suffix = _suffix(index)
+    found = autograd(record.name, answer["explained_class"])
+    if found is None:
         return None
-    suffix = f"_{index + 1}" if index else ""
-    activations, gradients = layer_gradients(model, pixels, image, record.name, answer["explained_class"])
+    activations, gradients = found
     seen = {name: answer[f"{name}{suffix}"] for name in ("activations", "gradients", "cam")}
     if seen["activations"].shape != activations.shape:
         raise ParityError(f"layer {record.name} has shape {seen['activations'].shape} in the graph, {activations.shape} in torch")
@@ -165,15 +178,47 @@ def _compare_with_autograd(
     return {"layer": record.name, **differences}, cam
 
 
+def _finite_difference(
+    predict: "onnx.ModelProto",
+    record: LayerRecord,
+    index: int,
+    sessions: Mapping[str, OrtSession],
+    feed: npt.NDArray[Any],
+    guard: GradientCheck,
+) -> float:
+    """How far a layer's gradients are from differences of the logits, which come from the layer's own tail graph."""
+    if index == 0 and guard.finite_difference is not None:
+        return guard.finite_difference
+    explain, suffix = sessions["explain.onnx"], _suffix(index)
+
+    def run(feeds: Arrays) -> Arrays:
+        answer = explain.run(feeds)
+        return {**answer, **{name: answer[f"{name}{suffix}"] for name in ("activations", "gradients", "cam")}}
+
+    with _open({"tail": make_tail_graph(predict, record.tensor)}) as tails:
+        found = check_gradients(run, feed, tails["tail"].run).finite_difference
+    assert found is not None  # noqa: S101 a tail was given
+    return found
+
+
+def _suffix(index: int) -> str:
+    """How the explain graph tells the outputs of several layers apart."""
+    return f"_{index + 1}" if index else ""
+
+
 def _relative(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     return float(np.abs(seen - expected).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))
 
 
 def _parity(guard: GradientCheck, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """For the manifest: the worst gradient against autograd or, where no module returns a layer, against finite differences."""
-    if layers:
-        reference, worst = "torch autograd", max(layer["gradients"] for layer in layers)
-    else:
-        reference, worst = "finite differences", guard.finite_difference
-    common = {"reference": reference, "relative_difference": worst, "tolerance": MAP_TOLERANCE}
-    return common | {"layers": layers, "guard": guard.to_json()}
+    """For the manifest: what judged the gradients, and the worst of them."""
+    by_autograd = [layer["gradients"] for layer in layers if "gradients" in layer]
+    by_differences = [layer["finite_difference"] for layer in layers if "finite_difference" in layer]
+    named = {"torch autograd": by_autograd, "finite differences": by_differences}
+    return {
+        "reference": " and ".join(name for name, figures in named.items() if figures),
+        "relative_difference": max(by_autograd + by_differences),
+        "tolerance": MAP_TOLERANCE,
+        "layers": layers,
+        "guard": guard.to_json(),
+    }

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from deploykit.bundle import Manifest, check_target
+from deploykit.bundle import check_target
 from deploykit.cli import console
-from deploykit.cli.export_bundle import EXPLAIN, PREDICT, Choices, export_bundle
+from deploykit.cli.export_bundle import Choices, summarize, write_bundle
+from deploykit.cli.export_model import prove_model
 from deploykit.errors import UsageError
 from deploykit.graph.versions import DEFAULT_OPSET, OPSETS
 from deploykit.models.labels import Labels, read_labels
@@ -88,8 +89,9 @@ def command(
     if not loaded.weights.trained:
         console.warn(f"{model} has {loaded.weights.source} weights: it is untrained, its answers mean nothing")
     choices = Choices(input_kind, int(opset), layers, not no_explain, input_gradients)
-    manifest = export_bundle(target, loaded, _labels(loaded, labels, label_order), choices, replace=force)
-    console.result(manifest.to_text().rstrip() if as_json else _summary(target, manifest))
+    names = _labels(loaded, labels, label_order)
+    manifest = write_bundle(target, prove_model(loaded, choices), names, choices, replace=force)
+    console.result(manifest.to_text().rstrip() if as_json else summarize(target, manifest))
 
 
 def _labels(loaded: LoadedModel, path: Path | None, order: str | None) -> Labels | None:
@@ -97,26 +99,3 @@ def _labels(loaded: LoadedModel, path: Path | None, order: str | None) -> Labels
     if path is not None:
         return read_labels(path, loaded.num_classes, label_order=order)
     return Labels(loaded.labels, loaded.labels_source) if loaded.labels is not None else None
-
-
-def _summary(target: Path, manifest: Manifest) -> str:
-    """What was made, in a few lines."""
-    record = manifest.files[PREDICT]
-    parity = record.parity or {}
-    image, model = manifest.image, manifest.model
-    size = f"{image.height}, {image.width}"
-    shape = f"uint8 [N, {size}, 3]" if manifest.input == "pixels" else f"float32 [N, 3, {size}]"
-    difference = f"{parity['max_difference']:.1e} ({parity['relative_difference']:.1e} of the largest logit)"
-    lines = [
-        f"{target}",
-        f"  model    {model.name}, {model.parameters:,} parameters, {model.num_classes:,} classes",
-        f"  weights  {manifest.weights.source}{'' if manifest.weights.trained else ', UNTRAINED'}",
-        f"  graph    {PREDICT}, {record.size_bytes / 1e6:.1f} MB, image {shape} -> logits",
-        f"  parity   at most {difference} from torch, {parity['tolerance']:.0e} allowed; "
-        f"{parity['pictures']} pictures, batches of {', '.join(map(str, parity['batch_sizes']))}",
-    ]
-    if (explain := manifest.files.get(EXPLAIN)) and explain.parity:
-        shown = ", ".join(f"{layer.name} [{layer.channels}, {layer.height}, {layer.width}]" for layer in manifest.layers)
-        agreement = f"gradients within {explain.parity['relative_difference']:.1e} of {explain.parity['reference']}"
-        lines.append(f"  explain  {EXPLAIN} at {shown}; {agreement}")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""From a loaded model to a bundle on disk: what ``deploykit export`` does once it has the model."""
+"""From a graph that is proved to a bundle on disk: the part that ``export`` and ``import`` share. Needs no torch."""
 
 import io
 import tempfile
@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.bundle import Manifest, ModelRecord, Stage, new_bundle, sha256_of
+from deploykit.bundle import Manifest, ModelRecord, Stage, WeightsRecord, new_bundle, sha256_of
 from deploykit.bundle.reader import GOLDEN_NAME, LABELS_NAME
 from deploykit.cli import console
-from deploykit.cli.explain_graphs import ExplainGraphs, make_explain_graphs
-from deploykit.cli.parity import check_parity
+from deploykit.cli.explain_graphs import Autograd, ExplainGraphs, make_explain_graphs
 from deploykit.graph.describe import describe_graph
 from deploykit.graph.files import write_graph
 from deploykit.graph.versions import DEFAULT_OPSET
-from deploykit.models.export import export_graph, training_modules
 from deploykit.models.labels import Labels
-from deploykit.models.registry import LoadedModel
-from deploykit.spec import Precision
+from deploykit.parity import ParityRecord
+from deploykit.spec import ImageSpec, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -50,80 +48,127 @@ class Choices:
     input_gradients: bool = False
 
 
-def export_bundle(target: Path, loaded: LoadedModel, labels: Labels | None, choices: Choices, *, replace: bool = False) -> Manifest:
-    """Export a loaded model, prove every graph equal to it, and write the bundle.
+@dataclass(frozen=True)
+class Proved:
+    """A predict graph that answers as its original does, and all that a bundle says about it.
+
+    Args:
+        predict: the graph.
+        model, weights, image, input_kind: for the manifest.
+        default_layer: where to explain when the user names no layer: a module path or a tensor name.
+        pixels, logits: the pictures that were asked, uint8 [n, H, W, 3], and the original's answers.
+        parity: how far the graph's own answers were from those.
+        packages: those that took part, for the manifest.
+        autograd: the original's own gradients, where it has any.
+    """
+
+    predict: "onnx.ModelProto"
+    model: ModelRecord
+    weights: WeightsRecord
+    image: ImageSpec
+    input_kind: str
+    default_layer: str | None
+    pixels: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
+    parity: ParityRecord
+    packages: tuple[str, ...]
+    autograd: Autograd | None = None
+
+
+def write_bundle(target: Path, proved: Proved, labels: Labels | None, choices: Choices, *, replace: bool = False) -> Manifest:
+    """Make the explain graphs of a predict graph, prove them, and write the bundle.
 
     Returns:
         The manifest as written.
 
     Raises:
-        ExportError, GraphError, ParityError, BundleError: and nothing has been written.
+        GraphError, ParityError, BundleError: and nothing has been written.
     """
-    if live := training_modules(loaded.model):
-        console.note(f"note: {len(live)} modules are in training mode ({live[0]}, ...); the inference graph is exported")
-    labels_text = "".join(f"{name}\n" for name in labels.names).encode() if labels is not None else None
-    with console.progress("exporting to ONNX", total=None):
-        predict = export_graph(loaded.model, loaded.image, input_kind=choices.input_kind, opset=choices.opset)
-    with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
-        file = write_graph(predict, Path(folder) / "predict.onnx")[0]
-        pixels, logits, record = check_parity(loaded.model, predict, file, loaded.image, choices.input_kind)
-    explaining = _explain(loaded, predict, pixels, choices) if choices.explain else None
+    labels_text = labels_file(labels) if labels is not None else None
+    explaining = _explain(proved, choices) if choices.explain else None
     with new_bundle(
         target,
-        model=_model_record(loaded, logits),
-        weights=loaded.weights,
-        image=loaded.image,
-        input=choices.input_kind,
+        model=proved.model,
+        weights=proved.weights,
+        image=proved.image,
+        input=proved.input_kind,
         labels_source=labels.source if labels is not None else None,
         layers=explaining.layers if explaining else (),
         replace=replace,
     ) as stage:
-        graphs: dict[str, tuple[onnx.ModelProto, Mapping[str, Any] | None]] = {"predict.onnx": (predict, record.to_json())}
+        graphs: dict[str, tuple[onnx.ModelProto, Mapping[str, Any] | None]] = {
+            "predict.onnx": (proved.predict, proved.parity.to_json())
+        }
         if explaining:
             graphs |= {name: (graph, explaining.parity.get(name)) for name, graph in explaining.graphs.items()}
-        digest = sha256_of(labels_text) if labels_text is not None else None
         for name, (graph, parity) in graphs.items():
-            describe_graph(graph, model=loaded.entry.name, image=loaded.image, input_kind=choices.input_kind, labels_sha256=digest)
-            _add_graph(stage, f"{Precision.FP32}/{name}", graph, loaded, parity)
+            describe_graph(
+                graph,
+                model=proved.model.name,
+                image=proved.image,
+                input_kind=proved.input_kind,
+                labels_sha256=sha256_of(labels_text) if labels_text is not None else None,
+                trained=proved.weights.trained,
+            )
+            _add_graph(stage, f"{Precision.FP32}/{name}", graph, proved, parity)
         if labels_text is not None:
             stage.add(LABELS_NAME, labels_text)
-        golden: dict[str, npt.NDArray[Any]] = {"image": pixels, "logits": logits}
+        golden: dict[str, npt.NDArray[Any]] = {"image": proved.pixels, "logits": proved.logits}
         if explaining:
             golden |= {"explained_class": explaining.explained_class, "cam": explaining.cam}
-        stage.add(GOLDEN_NAME, _npz(golden), made_from={"weights": loaded.weights.sha256})
+        stage.add(GOLDEN_NAME, _npz(golden), made_from={"weights": proved.weights.sha256})
     return stage.manifest
 
 
-def _explain(loaded: LoadedModel, predict: "onnx.ModelProto", pixels: npt.NDArray[np.uint8], choices: Choices) -> ExplainGraphs:
-    layers = choices.layers or (loaded.entry.cam_layer,)
+def labels_file(labels: Labels) -> bytes:
+    """labels.txt: one name per line, in class order."""
+    return "".join(f"{name}\n" for name in labels.names).encode()
+
+
+def summarize(target: Path, manifest: Manifest) -> str:
+    """What was made, in a few lines."""
+    record = manifest.files[PREDICT]
+    parity = record.parity or {}
+    image, model = manifest.image, manifest.model
+    size = f"{image.height}, {image.width}"
+    shape = f"uint8 [N, {size}, 3]" if manifest.input == "pixels" else f"float32 [N, 3, {size}]"
+    difference = f"{parity['max_difference']:.1e} ({parity['relative_difference']:.1e} of the largest logit)"
+    reference = "torch" if str(parity["reference"]).startswith("torch ") else manifest.weights.source
+    lines = [
+        f"{target}",
+        f"  model    {model.name}, {model.parameters:,} parameters, {model.num_classes:,} classes",
+        f"  weights  {manifest.weights.source}{'' if manifest.weights.trained else ', UNTRAINED'}",
+        f"  graph    {PREDICT}, {record.size_bytes / 1e6:.1f} MB, image {shape} -> logits",
+        f"  parity   at most {difference} from {reference}, {parity['tolerance']:.0e} allowed; "
+        f"{parity['pictures']} pictures, batches of {', '.join(map(str, parity['batch_sizes']))}",
+    ]
+    if (explain := manifest.files.get(EXPLAIN)) and explain.parity:
+        shown = ", ".join(f"{layer.name} [{layer.channels}, {layer.height}, {layer.width}]" for layer in manifest.layers)
+        agreement = f"gradients within {explain.parity['relative_difference']:.1e} of {explain.parity['reference']}"
+        lines.append(f"  explain  {EXPLAIN} at {shown}; {agreement}")
+    return "\n".join(lines)
+
+
+def _explain(proved: Proved, choices: Choices) -> ExplainGraphs:
+    layers = choices.layers or ((proved.default_layer,) if proved.default_layer is not None else ())
     with console.progress(f"making and checking the explain graph at {', '.join(layers)}", total=None):
         return make_explain_graphs(
-            loaded.model,
-            predict,
+            proved.predict,
             layers,
-            pixels,
-            loaded.image,
-            input_kind=choices.input_kind,
+            proved.pixels,
+            proved.image,
+            input_kind=proved.input_kind,
             input_gradients=choices.input_gradients,
+            autograd=proved.autograd,
         )
 
 
-def _model_record(loaded: LoadedModel, logits: npt.NDArray[np.float32]) -> ModelRecord:
-    return ModelRecord(
-        name=loaded.entry.name,
-        family=loaded.entry.family,
-        num_classes=logits.shape[1],
-        parameters=sum(p.numel() for p in loaded.model.parameters()),
-        task="classification" if logits.ndim == 2 else "segmentation",
-    )
-
-
-def _add_graph(stage: Stage, name: str, graph: "onnx.ModelProto", loaded: LoadedModel, parity: Mapping[str, Any] | None) -> None:
+def _add_graph(stage: Stage, name: str, graph: "onnx.ModelProto", proved: Proved, parity: Mapping[str, Any] | None) -> None:
     """The graph and, above 2 GB, the file with its weights: two entries, so that a change of either shows."""
-    origin = {"weights": loaded.weights.sha256}
+    origin = {"weights": proved.weights.sha256}
     if name != PREDICT:
         origin[PREDICT] = stage.manifest.files[PREDICT].sha256
-    packages = {package: version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")}
+    packages = {package: version(package) for package in proved.packages}
     with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
         for file in write_graph(graph, Path(folder) / Path(name).name):
             path = f"{Path(name).parent.as_posix()}/{file.name}"

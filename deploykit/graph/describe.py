@@ -1,8 +1,8 @@
 """What a graph says about itself, so that a file found without its bundle can still be used rightly.
 
-``metadata_props`` name the model, the digest of its labels, the image spec and the kind of input. Of the exporter's own notes only
-the module path of each node stays (``pkg.torch.onnx.name_scopes``): layers are found by it. The rest has paths of the machine that
-exported.
+``metadata_props`` name the model, the digest of its labels, the image spec, the kind of input, and whether the weights are trained.
+Of the exporter's own notes only the module path of each node stays (``pkg.torch.onnx.name_scopes``): layers are found by it. The
+rest has paths of the machine that exported.
 """
 
 import json
@@ -21,13 +21,16 @@ _RANDOM_OPERATORS = frozenset(
 )
 
 
-def describe_graph(graph: onnx.ModelProto, *, model: str, image: ImageSpec, input_kind: str, labels_sha256: str | None) -> None:
+def describe_graph(
+    graph: onnx.ModelProto, *, model: str, image: ImageSpec, input_kind: str, labels_sha256: str | None, trained: bool = True
+) -> None:
     """Write what a graph is into its ``metadata_props``, in place, replacing what deploykit wrote there before."""
     entries = {
         "deploykit.model": model,
         "deploykit.image": json.dumps(image.to_json()),
         "deploykit.input": input_kind,
         "deploykit.labels_sha256": labels_sha256 or "",
+        "deploykit.trained": str(trained).lower(),
     }
     kept = {p.key: p.value for p in graph.metadata_props if p.key not in entries}
     del graph.metadata_props[:]

@@ -182,7 +182,7 @@ def test_an_existing_bundle_is_kept_unless_force_is_given(deploykit_here: Deploy
 def test_a_graph_that_differs_from_the_model_is_never_written(
     deploykit_here: Deploykit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploykit.cli import export_bundle
+    from deploykit.cli import export_model
 
     honest = export_graph
 
@@ -192,7 +192,7 @@ def test_a_graph_that_differs_from_the_model_is_never_written(
         weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.1), weight.name))
         return graph
 
-    monkeypatch.setattr(export_bundle, "export_graph", wrong)
+    monkeypatch.setattr(export_model, "export_graph", wrong)
     message = failed(deploykit_here("export", "resnet18", "--num-classes", "4", "-o", tmp_path / "out"), 1)
     assert "the graph differs from the model by" in message
     assert "They part at module layer3.0.bn1, node" in message

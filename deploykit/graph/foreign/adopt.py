@@ -1,0 +1,71 @@
+"""The passes in their order: a graph from elsewhere in, deploykit's predict graph with a float input out."""
+
+from dataclasses import replace
+
+from onnx import ModelProto
+
+from deploykit.graph.describe import check_deterministic, strip_exporter_notes
+from deploykit.graph.foreign.batch import free_batch
+from deploykit.graph.foreign.input import fix_size, take_image
+from deploykit.graph.foreign.names import ENTRANCE, free_reserved_names
+from deploykit.graph.foreign.opset import inline_functions, raise_opset, widen_half_precision
+from deploykit.graph.foreign.output import cut_final_activation, name_logits
+from deploykit.graph.foreign.ports import ForeignInput, ForeignOutput
+from deploykit.graph.foreign.shapes import fold_shapes
+from deploykit.graph.foreign.simplify import drop_unread, drop_weight_inputs, simplify_graph
+from deploykit.graph.versions import opset_of
+from deploykit.spec import ImageSpec
+
+
+def adopt_graph(
+    original: ModelProto, source: ForeignInput, output: ForeignOutput, image: ImageSpec, *, takes_pixels: bool = False
+) -> tuple[ModelProto, list[str]]:
+    """Make the predict graph of a classifier from elsewhere, as far as its float input.
+
+    Args:
+        original: as its file has it; not changed.
+        source, output: where the picture enters and the scores leave (`find_input`, `find_output`).
+        image: its height and width become the graph's.
+        takes_pixels: True for a predict graph of deploykit's own, whose uint8 input and normalization stay.
+
+    Returns:
+        The graph: input ``image`` float32 [N, 3, H, W] (or uint8 [N, H, W, 3], see ``takes_pixels``), output ``logits`` float32
+        [N, K] or [N, K, h, w], float32 throughout, opset 18 at least. And what was changed that a user should know, in sentences.
+
+    Raises:
+        GraphError: a pass cannot do its part; nothing is silently left out.
+    """
+    notes: list[str] = []
+    model = ModelProto()
+    model.CopyFrom(original)
+    strip_exporter_notes(model)
+    drop_weight_inputs(model)
+    model = inline_functions(model)
+    cut_final_activation(model, output)
+    if output.activation is not None:
+        notes.append(f"the final {output.activation} is cut off: logits are {output.scores!r}, and gradients are taken of them")
+    drop_unread(model)
+    before = opset_of(model)
+    model = raise_opset(model)
+    if opset_of(model) != before:
+        notes.append(f"converted from opset {before} to {opset_of(model)}")
+    if widen_half_precision(model):
+        notes.append("float16 weights are kept as float32 of the same values, and computed with in float32")
+        source = replace(source, dtype="float32" if source.dtype == "float16" else source.dtype)
+    simplify_graph(model)
+    check_deterministic(model)
+    renamed = free_reserved_names(model, keep=ENTRANCE if takes_pixels else frozenset())
+    if inner := [f"{old} is now {new}" for old, new in renamed.items() if old not in (source.name, output.name, output.scores)]:
+        notes.append(f"tensors renamed, because deploykit needs their names: {', '.join(inner)}")
+    source = replace(source, name=renamed.get(source.name, source.name))
+    fix_size(model, source, image)
+    fold_shapes(model)
+    if freed := free_batch(model, source.batch):
+        notes.append(f"the batch was fixed to {source.batch or 1} and is now dynamic: {len(freed)} nodes changed, {freed[0]} first")
+    elif source.batch is not None:
+        notes.append(f"the batch was fixed to {source.batch} and is now dynamic: only the input's shape said so")
+    if not takes_pixels:
+        take_image(model, source, image)
+    name_logits(model, output)
+    simplify_graph(model)
+    return model, notes
