@@ -13,7 +13,6 @@ from deploykit.runtime.colours import colour_table
 from deploykit.runtime.overlay import draw_explanation, draw_input_gradients, draw_map, draw_overlay, overlay
 from deploykit.runtime.sheet import TILE, draw_sheet, shorten
 
-
 BOX = CropBox(10, 0, 50, 40)
 
 
