@@ -107,12 +107,15 @@ def side_files(graph: onnx.ModelProto) -> dict[str, int]:
     for tensor in _tensors(graph.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
-        info = external_data_helper.ExternalDataInfo(tensor)
-        name = info.location
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        name = entries.get("location", "")
         parts = PurePosixPath(name).parts
         if not name or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
             raise GraphError(f"weight {tensor.name} stands in {name!r}, outside of the graph's folder; such a graph is not opened")
-        needed[name] = max(needed.get(name, 0), (info.offset or 0) + (info.length or 0))
+        sizes = [entries.get(key, "0") for key in ("offset", "length")]
+        if not all(size.isdecimal() for size in sizes):
+            raise GraphError(f"weight {tensor.name} stands at offset {sizes[0]!r}, {sizes[1]!r} bytes long; expected numbers")
+        needed[name] = max(needed.get(name, 0), sum(map(int, sizes)))
     return needed
 
 
