@@ -26,9 +26,6 @@ class Explainer:
     Args:
         graphs: the explain graphs of a bundle at a precision.
         limits: what a picture may cost.
-
-    Raises:
-        UsageError: the bundle holds no classifier.
     """
 
     def __init__(self, graphs: ExplainGraphs, limits: DecodeLimits = DEFAULT_LIMITS) -> None:
