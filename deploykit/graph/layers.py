@@ -176,7 +176,7 @@ def _returned_by_modules(model: ModelProto, needed: set[str]) -> dict[str, list[
                 last[path] = node.output[0]
     for node in model.graph.node:
         scopes = scopes_of(node)
-        if scopes:
+        if scopes and node.op_type in {"Conv", "ConvTranspose"}:
             owners = {path for name in weights.intersection(node.input) for path in _prefixes(name)}
             folded |= owners.difference(scopes)
     returned: dict[str, list[str]] = {}
