@@ -66,7 +66,7 @@ def overlay(photo: Image.Image, photo_map: Floats, *, outline: bool = True) -> I
     mixed = np.array(photo, np.float32)
     mixed += opacity * (colour_map(photo_map) - mixed)
     if outline:
-        mixed += _LINE_OPACITY * _line(photo_map, _HALF, width=max(1.0, min(photo.size) / 350))[..., None] * (255 - mixed)
+        mixed += _LINE_OPACITY * _line(photo_map, _HALF, _line_width(photo.size))[..., None] * (255 - mixed)
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
@@ -124,6 +124,11 @@ def _line(values: Floats, level: float, width: float) -> Floats:
     return np.asarray(np.clip(0.5 + width / 2 - distance, 0, 1), np.float32)
 
 
+def _line_width(size: tuple[int, int]) -> float:
+    """In pixels: thin enough on a thumbnail, and still seen on a large photo that is shown reduced."""
+    return max(1.0, min(size) / 350)
+
+
 def _ease(values: Floats) -> Floats:
     """Opacity's course from 0 to 1: soft where it sets in, so that no contour appears that the map does not have."""
     return np.asarray(values**1.25, np.float32)
@@ -138,7 +143,9 @@ def _mark_unseen(picture: Image.Image, box: CropBox) -> Image.Image:
     pixels[~seen] = np.rint(_UNSEEN_LIGHT * (0.5 * grey + 0.5 * pixels[~seen])).astype(np.uint8)
     marked = Image.fromarray(pixels)
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    ImageDraw.Draw(marked).rectangle((columns[0] - 1, rows[0] - 1, columns[-1] + 1, rows[-1] + 1), outline=_FRAME)
+    width = round(_line_width(picture.size))
+    edges = (columns[0] - width, rows[0] - width, columns[-1] + width, rows[-1] + width)
+    ImageDraw.Draw(marked).rectangle(edges, outline=_FRAME, width=width)
     return marked
 
 

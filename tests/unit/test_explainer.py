@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from deploykit.errors import BundleError, ImageError, InputError, SessionError, 
 from deploykit.image import placement
 from deploykit.runtime import Classifier, Explainer, map_on_photo
 from deploykit.runtime.explain_graphs import ALL_METHODS
+from deploykit.runtime.ort import OrtSession
 from tests.unit.bright_bundle import LABELS, SPEC, make_bundle
 
 SIZES = [(90, 60), (60, 90), (70, 70), (300, 64), (33, 200)]
@@ -202,6 +204,27 @@ def test_a_photo_of_another_shape_cannot_carry_the_map(explainer: Explainer) -> 
     assert map_on_photo(found, (32, 24)).shape == (24, 32)
     with pytest.raises(InputError, match="48 x 64 is not the explained photo of 64 x 48"):
         map_on_photo(found, (48, 64))
+
+
+def test_only_what_a_method_needs_is_copied_back(explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    run = OrtSession.run
+
+    def spy(session: OrtSession, feeds: Any, outputs: Any = None) -> Any:
+        asked.append(list(outputs))
+        return run(session, feeds, outputs)
+
+    monkeypatch.setattr(OrtSession, "run", spy)
+    picture = photo((40, 40), (20, 20))
+    explainer.explain([picture, picture])
+    explainer.explain([picture], method="eigen-cam", layer="signed")
+    explainer.explain_classes(picture, ["bright", "dark"])
+    assert asked == [
+        ["logits", "explained_class", "cam"],
+        ["logits", "explained_class", "activations_2"],
+        ["logits", "activations"],
+        ["explained_class", "cam"],
+    ]
 
 
 def test_threads_share_one_explainer(explainer: Explainer) -> None:
