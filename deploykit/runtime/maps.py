@@ -2,13 +2,14 @@
 
 In: raw maps float32 [N, h, w], 0 or more (`deploykit.runtime.cam`). Out: maps float32 [N, H, W] from 0 to 1.
 
-The scaling is pytorch-grad-cam's: per image x - min, then / max, bilinear to the network's size (half-pixel centres), cut below 0,
-and once more x - min, / max. pytorch-grad-cam divides by max + 1e-7; here a maximum of 0 is treated by itself, so the greatest
-value is exactly 1 and maps of gradients as small as 1e-12 come out at full strength. Where the raw maximum is 1e-6 or more, the two
-differ by at most 2e-7.
+The scaling is pytorch-grad-cam's: per image x - min, then / max, bilinear to the network's size (half-pixel centres), and once more
+x - min, / max. pytorch-grad-cam divides by max + 1e-7; here a maximum of 0 is treated by itself, so the greatest value is exactly 1
+and maps of gradients as small as 1e-12 come out at full strength. Where the raw maximum is 1e-6 or more, the two differ by at most
+3e-7, a few roundings.
 """
 
 import math
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from deploykit.errors import InputError
 from deploykit.image import CropBox
 
 Floats = npt.NDArray[np.float32]
+FloatT = TypeVar("FloatT", np.float32, np.float64)
 
 _EVEN = 1e-6
 """A raw map that varies by less than this part of its maximum is even: eight roundings of float32, not evidence for a place."""
@@ -37,10 +39,10 @@ def normalize_map(cam: Floats, height: int, width: int) -> Floats:
         raise InputError("cam holds NaN or infinity, which no scale makes a map of")
     if cam.min() < 0:
         raise InputError(f"cam has values down to {cam.min():.3g}, expected 0 or more", hint="apply max(0, cam) first")
-    shifted = _shifted(cam.astype(np.float64))
-    even = _peak(shifted) <= _EVEN * _peak(cam)
-    resized = resample(_scaled(np.where(even, 0, shifted)), pixel_centres(cam.shape[1], height), pixel_centres(cam.shape[2], width))
-    return _scaled(_shifted(np.maximum(resized, 0))).astype(np.float32)
+    high = cam.max((1, 2))
+    small = _scaled(cam.astype(np.float64)).astype(np.float32)
+    small[high - cam.min((1, 2)) <= _EVEN * high] = 0
+    return _scaled(resample(small, pixel_centres(cam.shape[1], height), pixel_centres(cam.shape[2], width)))
 
 
 def has_evidence(cam: Floats) -> npt.NDArray[np.bool_]:
@@ -66,7 +68,8 @@ def place_map(network_map: Floats, box: CropBox, photo_size: tuple[int, int]) ->
     x = (columns[seen_columns] - box.left) * width / (box.right - box.left) - 0.5
     y = (rows[seen_rows] - box.top) * height / (box.bottom - box.top) - 0.5
     placed = np.zeros((high, wide), np.float32)
-    placed[np.ix_(seen_rows, seen_columns)] = resample(network_map[None], y, x)[0]
+    # A mean of ones may round to a bit more than 1.
+    placed[np.ix_(seen_rows, seen_columns)] = np.clip(resample(network_map[None], y, x)[0], 0, 1)
     return placed
 
 
@@ -91,30 +94,28 @@ def pixel_centres(size: int, resized: int) -> npt.NDArray[np.float64]:
     return (np.arange(resized) + 0.5) * size / resized - 0.5
 
 
-def resample(
-    maps: npt.NDArray[np.floating], rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]
-) -> npt.NDArray[np.floating]:
+def resample(maps: Floats, rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]) -> Floats:
     """Bilinear samples of maps [N, h, w] at ``rows`` x ``columns``, in pixels between centres; beyond an edge its value holds."""
-    return _interpolate(_interpolate(maps, rows, axis=1), columns, axis=2)
+    # Two small matrix products: ten maps of 7 x 7 to 224 x 224 take 0.3 ms, where picking each sample's neighbours took 10.
+    height, width = maps.shape[1:]
+    return np.asarray(_weights(rows, height) @ maps @ _weights(columns, width).T)
 
 
-def _interpolate(maps: npt.NDArray[np.floating], at: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.floating]:
-    size = maps.shape[axis]
+def _weights(at: npt.NDArray[np.float64], size: int) -> Floats:
+    """Each sample's shares of the ``size`` pixels: [samples, size], two beside each other in every row, of sum 1."""
     at = np.clip(at, 0, size - 1)
     below = np.minimum(at.astype(np.intp), max(size - 2, 0))
-    share = (at - below).astype(maps.dtype).reshape([-1 if i == axis else 1 for i in range(maps.ndim)])
-    low, high = np.take(maps, below, axis), np.take(maps, np.minimum(below + 1, size - 1), axis)
-    return np.asarray(low + (high - low) * share)
+    shares = np.zeros((len(at), size), np.float32)
+    samples = np.arange(len(at))
+    shares[samples, below] = 1 - (at - below)
+    if size > 1:
+        shares[samples, below + 1] = at - below
+    return shares
 
 
-def _shifted(maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(maps - maps.min((1, 2), keepdims=True))
-
-
-def _scaled(maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    peak = _peak(maps)
-    return np.asarray(np.divide(maps, peak, out=np.zeros_like(maps), where=peak > 0))
-
-
-def _peak(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    return np.asarray(maps.max((1, 2), keepdims=True))
+def _scaled(maps: npt.NDArray[FloatT]) -> npt.NDArray[FloatT]:
+    """Each map minus its least value, divided by what is then its greatest; a map of one value becomes zeros."""
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    scaled = maps - low
+    np.divide(scaled, high - low, out=scaled, where=high > low)
+    return np.asarray(scaled)

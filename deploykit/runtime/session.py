@@ -101,7 +101,8 @@ def check_feeds(feeds: Mapping[str, Array], inputs: Sequence[TensorInfo]) -> dic
         raise InputError(f"inputs are {_quoted(feeds)}, the graph takes {_quoted(names)}")
     checked = {info.name: _check_array(feeds[info.name], info) for info in inputs}
     sizes = {(dim, array.shape[i]) for info in inputs for array in [checked[info.name]] for i, dim in enumerate(info.shape)}
-    for dim in {d for d, _ in sizes if isinstance(d, str)}:
+    # "?" is a dimension without a name: two of them have nothing to do with each other.
+    for dim in {d for d, _ in sizes if isinstance(d, str) and d != "?"}:
         if len(seen := sorted(size for d, size in sizes if d == dim)) > 1:
             raise InputError(f"inputs disagree about {dim}: {', '.join(map(str, seen))}; {_shapes(checked)}")
     return checked
