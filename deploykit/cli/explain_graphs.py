@@ -20,6 +20,7 @@ from deploykit.graph.files import write_graph
 from deploykit.graph.gradient_check import GradientCheck, check_gradients
 from deploykit.graph.input_gradients import INPUT_GRADIENTS, make_input_gradients_graph
 from deploykit.graph.layers import default_layer, resolve_layer
+from deploykit.graph.shift import make_shifted_graph
 from deploykit.graph.tail import make_tail_graph
 from deploykit.image import normalize
 from deploykit.parity import MAP_TOLERANCES, map_difference
@@ -79,7 +80,7 @@ def make_explain_graphs(
 
     Raises:
         UsageError: a layer that does not exist.
-        GraphError: an operator behind a layer has no gradient rule; or neither autograd nor finite differences can judge a layer.
+        GraphError: an operator behind a layer has no gradient rule.
         ParityError: the logits are not those of the predict graph, or the gradients are wrong.
     """
     records = tuple(_layer_record(predict, name) for name in layers or [default_layer(predict).tensor])
@@ -186,7 +187,7 @@ def _finite_difference(
     feed: npt.NDArray[Any],
     guard: GradientCheck,
 ) -> float:
-    """How far a layer's gradients are from differences of the logits, which come from the layer's own tail graph."""
+    """How far a layer's gradients are from differences of the logits, which come from the layer's own tail graph if it has one."""
     if index == 0 and guard.finite_difference is not None:
         return guard.finite_difference
     explain, suffix = sessions["explain.onnx"], _suffix(index)
@@ -195,9 +196,11 @@ def _finite_difference(
         answer = explain.run(feeds)
         return {**answer, **{name: answer[f"{name}{suffix}"] for name in ("activations", "gradients", "cam")}}
 
-    with _open({"tail": make_tail_graph(predict, record.tensor)}) as tails:
-        found = check_gradients(run, feed, tails["tail"].run).finite_difference
-    assert found is not None  # noqa: S101 a tail was given
+    tail = _tail_or_none(predict, record.tensor)
+    with _open({"probe": make_shifted_graph(predict, record.tensor) if tail is None else tail}) as opened:
+        probe = opened["probe"].run
+        found = check_gradients(run, feed, None if tail is None else probe, shifted=probe).finite_difference
+    assert found is not None  # noqa: S101 a probe was given
     return found
 
 

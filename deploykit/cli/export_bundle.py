@@ -55,7 +55,8 @@ class Proved:
     Args:
         predict: the graph.
         model, weights, image, input_kind: for the manifest.
-        default_layer: where to explain when the user names no layer: a module path or a tensor name.
+        default_layer: where to explain when the user names no layer: a module path or a tensor name;
+            None for the last feature map.
         pixels, logits: the pictures that were asked, uint8 [n, H, W, 3], and the original's answers.
         parity: how far the graph's own answers were from those.
         packages: those that took part, for the manifest.
@@ -151,7 +152,7 @@ def summarize(target: Path, manifest: Manifest) -> str:
 
 def _explain(proved: Proved, choices: Choices) -> ExplainGraphs:
     layers = choices.layers or ((proved.default_layer,) if proved.default_layer is not None else ())
-    with console.progress(f"making and checking the explain graph at {', '.join(layers)}", total=None):
+    with console.progress(f"making and checking the explain graph at {', '.join(layers) or 'the last feature map'}", total=None):
         return make_explain_graphs(
             proved.predict,
             layers,

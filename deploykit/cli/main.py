@@ -18,6 +18,7 @@ from deploykit.errors import DeploykitError
 
 VERBS = {
     "export": "Turn a model into a bundle with an ONNX graph that is proved equal to it.",
+    "import": "Turn an ONNX classifier from anywhere into a bundle that is proved equal to it.",
     "models": "List the models that can be exported.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
@@ -26,6 +27,9 @@ VERBS = {
     "doctor": "Show what is installed here, which backends work, and why the others do not.",
     "completion": "Print the shell's completion script.",
 }
+
+# Verbs whose module cannot have their name.
+MODULES = {"import": "import_"}
 
 # Packages by the extra that brings them, for a polite message when one is missing.
 EXTRAS = {
@@ -49,7 +53,7 @@ class Verbs(click.Group):
         """The verb's command, from its own module."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"deploykit.cli.{cmd_name}").command
+        command = importlib.import_module(f"deploykit.cli.{MODULES.get(cmd_name, cmd_name)}").command
         assert isinstance(command, click.Command)  # noqa: S101 a defect, not a user's mistake
         return command
 

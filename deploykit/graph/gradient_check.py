@@ -15,6 +15,7 @@ from deploykit.errors import ParityError, UsageError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
+Probe = Callable[[int, npt.NDArray[np.float64]], npt.NDArray[Any]]
 
 # The change of the scores, relative to the largest logit, that a finite difference aims at: small beside the curvature of a smooth
 # head, large beside float32 rounding (6e-8 of the logit, so below a thousandth of the difference).
@@ -30,7 +31,7 @@ class GradientCheck:
         between_classes: largest difference between the gradients of two classes of the same images, relative to the largest
         gradient. between_images: the same between the cams of two images.
         finite_difference: relative difference between the gradient along a direction and a central difference of the score, the
-            worst image; None where no tail graph was given.
+            worst image; None where neither a tail nor a shifted graph was given.
     """
 
     between_classes: float
@@ -47,6 +48,7 @@ def check_gradients(
     images: npt.NDArray[Any],
     tail: Run | None = None,
     *,
+    shifted: Run | None = None,
     tolerance: float = 2e-2,
 ) -> GradientCheck:
     """Verify an explain graph by running it on images that differ.
@@ -54,7 +56,9 @@ def check_gradients(
     Args:
         explain: takes ``image`` and ``class_index``, gives ``logits``, ``gradients``, ``activations`` and ``cam``.
         images: at least two different ones, [N, ...], as the graph's input takes them.
-        tail: takes ``activations`` and ``class_index``, gives ``logits`` (``make_tail_graph``); without it no finite differences.
+        tail: takes ``activations`` and ``class_index``, gives ``logits`` (``make_tail_graph``).
+        shifted: takes ``image`` and ``shift``, gives ``logits`` (``make_shifted_graph``): for layers that have no tail graph, at
+            the price of the whole network. Without either there are no finite differences.
         tolerance: of the finite differences, relative. A kink of ReLU or max-pooling between the two ends costs about a percent.
 
     Raises:
@@ -83,7 +87,8 @@ def check_gradients(
         raise ParityError(
             f"the evidence maps of {rows} images differ by {between_images:.1e} of their size: a constant was exported"
         )
-    worst = None if tail is None else max(_finite_difference(tail, first, top, row) for row in range(rows))
+    probe = _probe(tail, shifted, images, first, top)
+    worst = None if probe is None else max(_finite_difference(probe, first, top, row) for row in range(rows))
     if worst is not None and not worst <= tolerance:
         raise ParityError(f"gradients differ from finite differences by {worst:.1e} relative, allowed {tolerance:.1e}")
     return GradientCheck(between_classes, between_images, worst)
@@ -95,7 +100,29 @@ def _spread(answer: Arrays) -> float:
     return float(np.abs(evidence[1:] - evidence[:1]).max() / max(float(np.abs(evidence).max()), np.finfo(np.float32).tiny))
 
 
-def _finite_difference(tail: Run, answer: Arrays, top: npt.NDArray[np.int64], row: int) -> float:
+def _probe(
+    tail: Run | None, shifted: Run | None, images: npt.NDArray[Any], answer: Arrays, top: npt.NDArray[np.int64]
+) -> Probe | None:
+    """What gives the logits [n, ...] of an image whose activations are shifted by [n, C, h, w]."""
+    if tail is not None:
+
+        def from_tail(row: int, shifts: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+            batch = (answer["activations"][row] + shifts).astype(np.float32)
+            return tail({"activations": batch, "class_index": np.full(len(batch), top[row])})["logits"]
+
+        return from_tail
+    if shifted is not None:
+
+        def from_image(row: int, shifts: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+            return shifted({"image": np.repeat(images[row : row + 1], len(shifts), 0), "shift": shifts.astype(np.float32)})[
+                "logits"
+            ]
+
+        return from_image
+    return None
+
+
+def _finite_difference(probe: Probe, answer: Arrays, top: npt.NDArray[np.int64], row: int) -> float:
     """For one image, the median over directions of the least relative error over step sizes.
 
     Each direction leans on the gradient's own signs, so the slope is large beside rounding, and differs in its weights. For a
@@ -112,8 +139,8 @@ def _finite_difference(tail: Run, answer: Arrays, top: npt.NDArray[np.int64], ro
         if slope == 0:
             continue
         steps = [s * float(np.abs(answer["logits"][row]).max()) / slope for s in _STEPS]
-        batch = np.stack([activations + sign * step * direction for step in steps for sign in (1, -1)]).astype(np.float32)
-        logits = tail({"activations": batch, "class_index": np.full(len(batch), top[row])})["logits"].astype(np.float64)
+        shifts = np.stack([sign * step * direction for step in steps for sign in (1, -1)])
+        logits = probe(row, shifts).astype(np.float64)
         scores = _scores(logits, answer["logits"][row], int(top[row]))
         central = (scores[0::2] - scores[1::2]) / (2 * np.array(steps))
         errors.append(float(np.abs(central / slope - 1).min()))

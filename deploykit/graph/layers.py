@@ -25,6 +25,7 @@ _AXES_MOVE = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Conv", "MaxPool", "AveragePool", "Gather", "Expand"}
 )
 _MOST_LISTED = 12
+_NO_LAYER = "this graph has no layer to explain: no rank-4 tensor with more than one pixel leads to its logits"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def resolve_layer(model: ModelProto, name: str, output: str = "logits", tensors:
         if found:
             return found[0]
     if not layers:
-        raise UsageError("this graph has no layer to explain: no rank-4 tensor with more than one pixel leads to its logits")
+        raise UsageError(_NO_LAYER, hint="leave explaining out with --no-explain")
     known = [key for layer in layers for key in (layer.tensor, *layer.modules)]
     close = difflib.get_close_matches(name, known, n=3)
     shape = f" of shape {list(tensors.shapes[name])}, which is no feature map" if name in tensors.shapes else ""
@@ -116,12 +117,12 @@ def default_layer(model: ModelProto, output: str = "logits", tensors: Tensors | 
     tensors = tensors or describe_tensors(model)
     layers = list_layers(model, output, tensors)
     if not layers:
-        raise UsageError("this graph has no layer to explain: no rank-4 tensor with more than one pixel leads to its logits")
-    planar = [layer for layer in layers if not layer.channels_last and layer.operator != "AveragePool"] or layers
+        raise UsageError(_NO_LAYER, hint="leave explaining out with --no-explain")
+    maps = [layer for layer in layers if layer.operator != "AveragePool"] or layers
     if len(tensors.shape(output)) == 4:
-        most = max(layer.channels for layer in planar)
-        planar = [layer for layer in planar if layer.channels == most]
-    return planar[-1]
+        most = max(layer.channels for layer in maps)
+        maps = [layer for layer in maps if layer.channels == most]
+    return maps[-1]
 
 
 def _candidate(

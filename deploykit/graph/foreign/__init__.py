@@ -6,7 +6,9 @@
     simplify.py   constants in initializers, copies of tensors gone, what is computed from constants folded
     batch.py      a fixed batch made dynamic, or a refusal that names the node
     input.py      any layout and element type behind ``image`` float32 [N, 3, H, W]
+    shapes.py     sizes that a graph asks itself for, though they are fixed
     names.py      tensors renamed where deploykit needs their name
+    weights.py    how many weights there are, and of which type
     adopt.py      the passes in their order
 
 Each pass changes a graph in place and says what holds before and after. A tensor that stays keeps its name, so layers can be named
@@ -15,6 +17,17 @@ show.
 """
 
 from deploykit.graph.foreign.adopt import adopt_graph
-from deploykit.graph.foreign.ports import ForeignInput, ForeignOutput, find_input, find_output
+from deploykit.graph.foreign.ports import LAYOUTS, ForeignInput, ForeignOutput, final_activation, find_input, find_output
+from deploykit.graph.foreign.weights import count_weights, stored_dtype
 
-__all__ = ["ForeignInput", "ForeignOutput", "adopt_graph", "find_input", "find_output"]
+__all__ = [
+    "LAYOUTS",
+    "ForeignInput",
+    "ForeignOutput",
+    "adopt_graph",
+    "count_weights",
+    "final_activation",
+    "find_input",
+    "find_output",
+    "stored_dtype",
+]
