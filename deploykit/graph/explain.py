@@ -76,8 +76,8 @@ def make_input_gradient_graph(predict: ModelProto, relu_rule: str = "guided") ->
     """A predict graph that also gives d score / d input: guided backpropagation, the deconvnet, or the plain gradient.
 
     The input meant is the normalized float tensor [N, 3, H, W] that the network itself sees: behind the cast, the move of axes and
-    the normalization where the graph takes pixels, ``image`` itself where it takes floats. As in Captum, only Relu nodes follow the
-    rule.
+    the normalization where the graph takes pixels, ``image`` itself where it takes floats. Relu and ReLU6 nodes follow the rule;
+    in Captum and pytorch-grad-cam, ReLU modules alone do.
 
     Args:
         predict: see ``make_explain_graph``.

@@ -46,7 +46,7 @@ def add_gradient(
         output: the tensor to differentiate, of any shape.
         seed: a tensor of the graph of the output's shape, in the type that the backward part computes in.
         relu_rule: ``standard``, the derivative; ``guided`` (Springenberg et al. 2014) or ``deconvnet`` (Zeiler & Fergus 2013)
-            replace that of Relu nodes, and of these alone.
+            replace that of Relu nodes and of Clip nodes at 0 (ReLU6), and of these alone.
         tensors: facts about the graph, where the caller already has them.
 
     Returns:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
 from deploykit.errors import UsageError
-from deploykit.graph.scopes import scopes_of
+from deploykit.graph.scopes import module_tensors
 from deploykit.graph.tensors import Shape, Tensors, ancestors, describe_tensors
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -162,34 +162,12 @@ def _channels_last(model: ModelProto, tensors: Tensors) -> set[str]:
 
 
 def _returned_by_modules(model: ModelProto, needed: set[str]) -> dict[str, list[str]]:
-    """Tensor -> paths of the modules whose last tensor it is, outermost first.
-
-    A module whose own weights are read by a node outside of it has lost its output: its last convolution was folded into the
-    BatchNormalization behind. What is left of it ends earlier, and explaining there would explain another tensor.
-    """
-    last: dict[str, str] = {}
-    folded: set[str] = set()
-    weights = {t.name for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.output and node.output[0] in needed:
-            for path in scopes_of(node):
-                last.pop(path, None)
-                last[path] = node.output[0]
-    for node in model.graph.node:
-        scopes = scopes_of(node)
-        if scopes and node.op_type in {"Conv", "ConvTranspose"}:
-            owners = {path for name in weights.intersection(node.input) for path in _prefixes(name)}
-            folded |= owners.difference(scopes)
+    """Tensor -> paths of the modules whose last tensor it is, outermost first."""
+    last = module_tensors(model, needed)
     returned: dict[str, list[str]] = {}
-    for path in sorted(last.keys() - folded, key=lambda p: (p.count("."), p)):
+    for path in sorted(last, key=lambda p: (p.count("."), p)):
         returned.setdefault(last[path], []).append(path)
     return returned
-
-
-def _prefixes(name: str) -> Iterator[str]:
-    """``a``, ``a.b`` of ``a.b.weight``."""
-    parts = name.split(".")
-    yield from (".".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def read_by(node: NodeProto) -> Iterable[str]:

@@ -1,23 +1,41 @@
 """Which tensor of a graph is the output of which torch module, from the exporter's notes on each node."""
 
 import ast
+from collections.abc import Collection, Iterator
 
 import onnx
 
 from deploykit.graph.describe import NAME_SCOPES
 
 
-def module_tensors(graph: onnx.ModelProto) -> dict[str, str]:
-    """The tensor that each module gives, by module path, in the order in which the modules finish.
+def module_tensors(graph: onnx.ModelProto, needed: Collection[str] | None = None) -> dict[str, str]:
+    """The tensor that each module returns, by module path, in the order in which the modules finish.
 
-    A module whose last node was fused into a later one (a convolution into the BatchNorm behind it) is not in it.
+    A module whose own weights are read by a node outside of it has lost its output: its last convolution was folded into the
+    BatchNormalization behind. What is left of it ends earlier and is another tensor, so such a module is not in it.
+
+    Args:
+        needed: tensors to count; None counts all.
     """
-    tensors: dict[str, str] = {}
+    last: dict[str, str] = {}
+    folded: set[str] = set()
+    weights = {tensor.name for tensor in graph.graph.initializer}
     for node in graph.graph.node:
-        for path in scopes_of(node):
-            tensors.pop(path, None)
-            tensors[path] = node.output[0]
-    return tensors
+        scopes = scopes_of(node)
+        if node.output and (needed is None or node.output[0] in needed):
+            for path in scopes:
+                last.pop(path, None)
+                last[path] = node.output[0]
+        if scopes and node.op_type in {"Conv", "ConvTranspose"}:
+            owners = {path for name in weights.intersection(node.input) for path in _prefixes(name)}
+            folded |= owners.difference(scopes)
+    return {path: tensor for path, tensor in last.items() if path not in folded}
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """``a``, ``a.b`` of ``a.b.weight``."""
+    parts = name.split(".")
+    yield from (".".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def scopes_of(node: onnx.NodeProto) -> list[str]:

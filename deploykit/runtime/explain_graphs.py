@@ -118,7 +118,7 @@ class ExplainGraphs:
             raise UsageError(
                 f"{method} changes how ReLUs pass the gradient, and here guided-backprop equals deconvnet in every value: "
                 "the model has no ReLU, and the result would be its plain gradient under another name",
-                hint="take grad-cam; SiLU, GELU and ReLU6 have no such rule",
+                hint="take grad-cam; SiLU and GELU have no such rule",
             )
         if method == "guided-grad-cam":
             # The product with the Grad-CAM map of the same class, enlarged and scaled; the paper and Captum leave it unscaled.

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnx_ad  # type: ignore[import-untyped]
+import onnx_ad
 import pytest
-import tensorrt_rtx  # type: ignore[import-untyped]
+import tensorrt_rtx
 import torch
-from captum.attr import Deconvolution, GuidedBackprop, LayerGradCam  # type: ignore[import-untyped]
+from captum.attr import Deconvolution, GuidedBackprop, LayerGradCam
 from onnx.utils import Extractor
-from pytorch_grad_cam import GradCAM  # type: ignore[import-untyped]
-from pytorch_grad_cam.utils.image import scale_cam_image  # type: ignore[import-untyped]
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # type: ignore[import-untyped]
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.image import scale_cam_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from deploykit.graph.explain import make_explain_graph, make_input_gradient_graph

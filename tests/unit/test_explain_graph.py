@@ -306,9 +306,11 @@ def test_the_input_gradient_is_that_of_the_normalized_image(mixed: nn.Module) ->
         assert relative(answer["gradients"], expected.numpy()) < 1e-4  # pixels are normalized in float32
 
 
-def test_the_rules_for_relu_let_only_positive_gradients_pass() -> None:
+@pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
+def test_the_rules_for_relu_and_relu6_let_only_positive_gradients_pass(rectifier: str) -> None:
+    bounds = ["zero", "six"] if rectifier == "Clip" else []
     nodes = [
-        helper.make_node("Relu", ["image"], ["r"]),
+        helper.make_node(rectifier, ["image", *bounds], ["r"]),
         helper.make_node("Mul", ["r", "w"], ["m"]),
         helper.make_node("ReduceSum", ["m", "hw"], ["logits"], keepdims=0),
     ]
@@ -318,7 +320,11 @@ def test_the_rules_for_relu_let_only_positive_gradients_pass() -> None:
         "relu",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 2, 1, 2])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])],
-        [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(np.array([2, 3]), "hw")],
+        [
+            onnx.numpy_helper.from_array(weights, "w"),
+            onnx.numpy_helper.from_array(np.array([2, 3]), "hw"),
+            *(onnx.numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("zero", 0), ("six", 6)) if n in bounds),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     image = np.array([[[[2.0, -3.0]], [[4.0, -5.0]]]] * 2, np.float32)

@@ -56,13 +56,26 @@ def selu(step: Step) -> Value:
 
 
 def clip(step: Step) -> Value:
-    """g where min < y < max, as PyTorch's hardtanh; behind a Q/DQ pair the bounds are rounded as y is."""
+    """g where min < y < max, as PyTorch's hardtanh; behind a Q/DQ pair the bounds are rounded as y is.
+
+    A clip at 0 from below is a rectifier (ReLU6) and follows the rule in force, as `relu` does: under ``guided`` only positive g
+    passes, under ``deconvnet`` that alone decides.
+    """
     mask, emit, y = step.g, step.emit, step.y
+    if step.relu_rule != "standard" and _is_rectifier(step):
+        mask = emit.op("Relu", mask)
+        if step.relu_rule == "deconvnet":
+            return mask
     for i in (1, 2):
         if step.has(i):
             bound = _rounded_like_output(step, step.x(i))
             mask = emit.where(y > bound if i == 1 else y < bound, mask, 0.0)
     return mask
+
+
+def _is_rectifier(step: Step) -> bool:
+    lower = step.emit.tensors.constant(step.node.input[1]) if step.has(1) else None
+    return lower is not None and not lower.any()
 
 
 def sigmoid(step: Step) -> Value:
