@@ -61,11 +61,15 @@ def adopt_graph(
     fix_size(model, source, image)
     fold_shapes(model)
     if freed := free_batch(model, source.batch):
-        notes.append(f"the batch was fixed to {source.batch or 1} and is now dynamic: {len(freed)} nodes changed, {freed[0]} first")
+        more = f" and {len(freed) - 1} more" if len(freed) > 1 else ""
+        notes.append(f"the batch was fixed to {source.batch or 1} and is now dynamic: changed are {freed[0]}{more}")
     elif source.batch is not None:
         notes.append(f"the batch was fixed to {source.batch} and is now dynamic: only the input's shape said so")
     if not takes_pixels:
         take_image(model, source, image)
-    name_logits(model, output)
+    if name_logits(model, output):
+        notes.append("its one score z became the logits of two classes, -z/2 and z/2: class 1 is what the sigmoid spoke for")
+    elif output.activation == "Sigmoid":
+        notes.append("probabilities will be a softmax over the logits; in the file each class has a probability of its own")
     simplify_graph(model)
     return model, notes

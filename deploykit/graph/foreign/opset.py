@@ -3,9 +3,21 @@
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper, version_converter
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    defs,
+    helper,
+    inliner,
+    numpy_helper,
+    version_converter,
+)
 
 from deploykit.errors import GraphError
+from deploykit.graph.rules.step import describe_node
 from deploykit.graph.versions import DEFAULT_OPSET, opset_of, set_ir_version
 
 _STANDARD = ("", "ai.onnx")
@@ -15,14 +27,14 @@ def inline_functions(model: ModelProto) -> ModelProto:
     """Before: nodes may call functions that the file defines. After: every node is an operator; other domains have none left.
 
     Raises:
-        GraphError: an operator that is not ONNX's own, such as com.microsoft's fused ones.
+        GraphError: an operator that is not ONNX's own, such as com.microsoft's fused ones, or ImageScaler of the first days.
     """
     inlined: ModelProto = inliner.inline_local_functions(model) if model.functions else model
-    strangers = [node for node in _all_nodes(inlined.graph) if node.domain not in _STANDARD]
+    strangers = [n for n in _all_nodes(inlined.graph) if n.domain not in _STANDARD or not defs.has(n.op_type)]
     if strangers:
         node = strangers[0]
         raise GraphError(
-            f"node {node.name or node.output[0]!r} is a {node.domain}.{node.op_type}, expected operators of ONNX alone"
+            f"{describe_node(node)} is no operator of ONNX, and only those can be run everywhere and differentiated"
             + (f" ({len(strangers)} nodes are not)" if len(strangers) > 1 else ""),
             hint="export the model without a runtime's own optimizations",
         )
@@ -45,7 +57,8 @@ def raise_opset(model: ModelProto) -> ModelProto:
         try:
             model = version_converter.convert_version(model, DEFAULT_OPSET)
         except (RuntimeError, ValueError, version_converter.ConvertError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            # The converter's own assertions begin with a place in its source.
+            reason = str(error).strip().splitlines()[0].rpartition("failed: ")[2] if str(error).strip() else type(error).__name__
             raise GraphError(
                 f"the graph is written in opset {before} and does not convert to {DEFAULT_OPSET}: {reason}",
                 hint=f"export the model again with opset {DEFAULT_OPSET} or newer",

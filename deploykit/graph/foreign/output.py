@@ -32,12 +32,15 @@ def cut_final_activation(model: ModelProto, output: ForeignOutput) -> None:
     graph.output.append(ValueInfoProto(name=name))
 
 
-def name_logits(model: ModelProto, output: ForeignOutput) -> None:
+def name_logits(model: ModelProto, output: ForeignOutput) -> bool:
     """Before: one output with one score per class and image, of any floating-point type. After: it is ``logits`` float32 [N, K] or
     [N, K, h, w], and no other tensor is called so.
 
     [N, K, 1, 1] and [N, 1, 1, K] are flattened. One score before a sigmoid becomes the logits of two classes, -z/2 and z/2, whose
     softmax is the sigmoid's 1 - p and p, and whose gradients differ in sign alone.
+
+    Returns:
+        Whether the logits are such a pair.
 
     Raises:
         GraphError: another shape.
@@ -53,11 +56,12 @@ def name_logits(model: ModelProto, output: ForeignOutput) -> None:
         raise GraphError(
             f"the graph's scores {graph.output[0].name!r} have shape {list(shape)}, "
             "expected [N, K], or [N, K, h, w] of a segmentation net",
-            hint="name another output, or an inner tensor, with --output",
+            hint="name another output, or an inner tensor, with --scores",
         )
     if tensors.types.get(graph.output[0].name, TensorProto.FLOAT) != TensorProto.FLOAT:
         name = _append(model, "Cast", [name], "logits/float", to=TensorProto.FLOAT)
-    if shape[1] == 1:
+    is_pair = shape[1] == 1
+    if is_pair:
         if output.activation != "Sigmoid":
             raise GraphError(
                 f"the graph's output {output.name!r} is one number per image without a sigmoid: no classes to rank or to explain"
@@ -70,6 +74,7 @@ def name_logits(model: ModelProto, output: ForeignOutput) -> None:
     rename_tensor(graph, name, LOGITS_NAME)
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(LOGITS_NAME, TensorProto.FLOAT, list(shape)))
+    return is_pair
 
 
 def _append(model: ModelProto, op_type: str, inputs: list[str], output: str, **attributes: int) -> str:

@@ -131,7 +131,7 @@ def find_output(model: ModelProto, name: str | None = None) -> ForeignOutput:
     outputs = [o.name for o in model.graph.output]
     listed = "; ".join(tensor_facts(o) for o in model.graph.output)
     if name is None and len(outputs) > 1:
-        raise UsageError(f"the graph has {len(outputs)} outputs: {listed}", hint="name the one that holds the scores with --output")
+        raise UsageError(f"the graph has {len(outputs)} outputs: {listed}", hint="name the one that holds the scores with --scores")
     tensors = describe_tensors(model)
     chosen = name or outputs[0]
     if chosen not in tensors.producers:
@@ -140,7 +140,7 @@ def find_output(model: ModelProto, name: str | None = None) -> ForeignOutput:
         made_by = tensors.producers[chosen].op_type
         raise GraphError(
             f"{chosen} holds whole numbers (made by {made_by}), expected one score per class",
-            hint="name the tensor before it with --output; it may be an inner one",
+            hint="name the tensor before it with --scores; it may be an inner one",
         )
     final = _final_activation(model, tensors, chosen)
     if final is None:

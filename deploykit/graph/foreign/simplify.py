@@ -22,9 +22,10 @@ Arrays = dict[str, Array]
 # Operators that are exact or nearly so on constants. Quantized weights stay as they are: folding Q/DQ would undo the quantization.
 _FOLDED = frozenset(
     {
-        *("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Min", "Max", "Floor", "Ceil"),
-        *("Cast", "Concat", "ConstantOfShape", "Equal", "Expand", "Flatten", "Gather", "Range", "ReduceProd", "Reshape"),
-        *("Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Where"),
+        *("Abs", "Add", "Ceil", "Div", "Floor", "Max", "Min", "Mod", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"),
+        *("And", "Equal", "Greater", "Less", "Not", "Or", "Where"),
+        *("Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Range", "Reshape", "ScatterND", "Shape", "Size"),
+        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
     }
 )
 # A folded constant may be this much larger than what it is made of, or ConstantOfShape would fill the file.
@@ -87,18 +88,21 @@ def _move_constants(model: ModelProto) -> None:
 
 
 def _drop_copies(model: ModelProto) -> None:
-    """Readers of an Identity, of a Cast to the type that a tensor has, and of a Dropout read the tensor itself."""
+    """Readers of an Identity, of a Cast to the type that a tensor has, and of a Dropout read the tensor itself; so do outputs."""
     tensors = describe_tensors(model)
-    outputs = {o.name for o in model.graph.output}
+    outputs = {o.name: o for o in model.graph.output}
+    source_of: dict[str, str] = {}
     kept = []
     for node in model.graph.node:
-        if not _is_copy(node, tensors):
+        source = source_of.get(node.input[0], node.input[0]) if node.input else ""
+        # An output needs a maker, and cannot be an input or a weight.
+        if not _is_copy(node, tensors) or (node.output[0] in outputs and source not in tensors.producers):
             kept.append(node)
-        elif node.output[0] not in outputs:
-            redirect_readers(model.graph, node.output[0], node.input[0])
-        else:
-            # The output must keep a maker; who reads it here may as well read the source.
-            kept.append(helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name))
+            continue
+        redirect_readers(model.graph, node.output[0], source)
+        source_of[node.output[0]] = source
+        if node.output[0] in outputs:
+            outputs[node.output[0]].name = source
     set_nodes(model.graph, kept)
 
 
@@ -106,7 +110,10 @@ def _is_copy(node: NodeProto, tensors: Tensors) -> bool:
     if node.op_type == "Cast":
         to = next(a.i for a in node.attribute if a.name == "to")
         return tensors.types.get(node.input[0]) == to
-    return node.op_type == "Identity" or (node.op_type == "Dropout" and not any(node.output[1:]))
+    if node.op_type == "Dropout":
+        live = tensors.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.array(False)
+        return live is not None and not live.any() and not any(node.output[1:])
+    return node.op_type == "Identity"
 
 
 def _fold_constants(model: ModelProto) -> None:
