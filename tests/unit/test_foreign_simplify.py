@@ -18,7 +18,8 @@ from tests.unit.foreign_graphs import BODY, RNG, adopt, assert_same_answers, gra
         "v = Flatten(p)",
         "s = Constant <value_ints = [BATCH, 4]> () v = Reshape(p, s)",
         "s = Constant <value_ints = [BATCH, -1]> () v = Reshape(p, s)",
-        "s = Constant <value_ints = [BATCH, 2, 2]> () m = Reshape(p, s) t = Constant <value_ints = [BATCH, 4]> () v = Reshape(m, t)",
+        "s = Constant <value_ints = [BATCH, 4]> () m = Reshape(p, s) "
+        "t = Constant <value_ints = [BATCH, 2, 2]> () n = Reshape(m, t) v = Reshape(n, s)",
         "e = Constant <value_ints = [BATCH, 4, 3, 3]> () m = Expand(p, e) q = GlobalAveragePool(m) v = Flatten(q)",
     ],
 )
