@@ -84,18 +84,14 @@ def make_explain_graphs(
         ParityError: the logits are not those of the predict graph, or the gradients are wrong.
     """
     records = tuple(_layer_record(predict, name) for name in layers or [default_layer(predict).tensor])
-    graphs = {"explain.onnx": make_explain_graph(predict, [r.tensor for r in records])}
-    if (tail := _tail_or_none(predict, records[0].tensor)) is not None:
-        graphs["explain_tail.onnx"] = tail
-    if input_gradients:
-        graphs["input_gradients.onnx"] = make_input_gradients_graph(predict)
+    graphs = _make_graphs(predict, records, input_gradients=input_gradients)
     feed = normalize(pixels, image) if input_kind == "float" else pixels
     with _open({"predict.onnx": predict, **graphs}) as sessions:
         answer = sessions["explain.onnx"].run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)})
         _check_logits(answer["logits"], sessions["predict.onnx"].run({"image": feed})["logits"])
-        tail_session = sessions.get("explain_tail.onnx")
-        guard = check_gradients(sessions["explain.onnx"].run, feed, tail_session.run if tail_session else None)
-        tail_parity = {"explain_tail.onnx": _compare_tail(tail_session, answer)} if tail_session else {}
+        tail = sessions.get("explain_tail.onnx")
+        guard = check_gradients(sessions["explain.onnx"].run, feed, tail.run if tail else None)
+        tail_parity = {"explain_tail.onnx": _compare_tail(tail, answer)} if tail else {}
         if input_gradients:
             _check_input_gradients(sessions["input_gradients.onnx"], feed)
         compared = [_compare_with_autograd(autograd, r, i, answer) if autograd else None for i, r in enumerate(records)]
@@ -106,6 +102,18 @@ def make_explain_graphs(
     cam = answer["cam"] if compared[0] is None else compared[0][1]
     parity = {"explain.onnx": _parity(guard, figures), **tail_parity}
     return ExplainGraphs(graphs, records, parity, answer["explained_class"], cam)
+
+
+def _make_graphs(
+    predict: "onnx.ModelProto", records: Sequence[LayerRecord], *, input_gradients: bool
+) -> dict[str, "onnx.ModelProto"]:
+    """By file name. The tail is the first layer's, where it has one."""
+    graphs = {"explain.onnx": make_explain_graph(predict, [r.tensor for r in records])}
+    if (tail := _tail_or_none(predict, records[0].tensor)) is not None:
+        graphs["explain_tail.onnx"] = tail
+    if input_gradients:
+        graphs["input_gradients.onnx"] = make_input_gradients_graph(predict)
+    return graphs
 
 
 @contextlib.contextmanager

@@ -85,7 +85,6 @@ def write_bundle(target: Path, proved: Proved, labels: Labels | None, choices: C
     Raises:
         GraphError, ParityError, BundleError: and nothing has been written.
     """
-    labels_text = labels_file(labels) if labels is not None else None
     explaining = _explain(proved, choices) if choices.explain else None
     with new_bundle(
         target,
@@ -97,23 +96,11 @@ def write_bundle(target: Path, proved: Proved, labels: Labels | None, choices: C
         layers=explaining.layers if explaining else (),
         replace=replace,
     ) as stage:
-        graphs: dict[str, tuple[onnx.ModelProto, Mapping[str, Any] | None]] = {
-            "predict.onnx": (proved.predict, proved.parity.to_json())
-        }
-        if explaining:
-            graphs |= {name: (graph, explaining.parity.get(name)) for name, graph in explaining.graphs.items()}
-        for name, (graph, parity) in graphs.items():
-            describe_graph(
-                graph,
-                model=proved.model.name,
-                image=proved.image,
-                input_kind=proved.input_kind,
-                labels_sha256=sha256_of(labels_text) if labels_text is not None else None,
-                trained=proved.weights.trained,
-            )
-            _add_graph(stage, f"{Precision.FP32}/{name}", graph, proved, parity)
-        if labels_text is not None:
-            stage.add(LABELS_NAME, labels_text)
+        _add_graph(stage, "predict.onnx", proved.predict, proved, labels, proved.parity.to_json())
+        for name, graph in explaining.graphs.items() if explaining else ():
+            _add_graph(stage, name, graph, proved, labels, explaining.parity.get(name) if explaining else None)
+        if labels is not None:
+            stage.add(LABELS_NAME, labels_file(labels))
         golden: dict[str, npt.NDArray[Any]] = {"image": proved.pixels, "logits": proved.logits}
         if explaining:
             golden |= {"explained_class": explaining.explained_class, "cam": explaining.cam}
@@ -164,16 +151,31 @@ def _explain(proved: Proved, choices: Choices) -> ExplainGraphs:
         )
 
 
-def _add_graph(stage: Stage, name: str, graph: "onnx.ModelProto", proved: Proved, parity: Mapping[str, Any] | None) -> None:
+def _add_graph(
+    stage: Stage,
+    name: str,
+    graph: "onnx.ModelProto",
+    proved: Proved,
+    labels: Labels | None,
+    parity: Mapping[str, Any] | None,
+) -> None:
     """The graph and, above 2 GB, the file with its weights: two entries, so that a change of either shows."""
+    describe_graph(
+        graph,
+        model=proved.model.name,
+        image=proved.image,
+        input_kind=proved.input_kind,
+        labels_sha256=sha256_of(labels_file(labels)) if labels is not None else None,
+        trained=proved.weights.trained,
+    )
     origin = {"weights": proved.weights.sha256}
-    if name != PREDICT:
-        origin[PREDICT] = stage.manifest.files[PREDICT].sha256
+    if (record := stage.manifest.files.get(PREDICT)) is not None:
+        origin[PREDICT] = record.sha256
     packages = {package: version(package) for package in proved.packages}
     with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
-        for file in write_graph(graph, Path(folder) / Path(name).name):
-            path = f"{Path(name).parent.as_posix()}/{file.name}"
-            stage.add(path, file, made_from=origin, made_with=packages, parity=parity if path == name else None)
+        for file in write_graph(graph, Path(folder) / name):
+            made = {"made_from": origin, "made_with": packages}
+            stage.add(f"{Precision.FP32}/{file.name}", file, **made, parity=parity if file.name == name else None)
 
 
 def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:

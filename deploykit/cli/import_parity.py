@@ -15,7 +15,7 @@ import numpy.typing as npt
 from deploykit.cli import console
 from deploykit.errors import ParityError
 from deploykit.graph.files import write_graph
-from deploykit.graph.foreign import ForeignInput, ForeignOutput, final_activation, stored_dtype
+from deploykit.graph.foreign import ForeignInput, ForeignOutput, final_activation, is_half_precision
 from deploykit.graph.scopes import with_outputs
 from deploykit.image import normalize
 from deploykit.parity import BATCH_SIZES, PICTURES, TOLERANCES, ParityRecord, batches_of, compare_at_batch_sizes, sample_pictures
@@ -55,8 +55,7 @@ class Original:
     @property
     def precision(self) -> Precision:
         """How exactly it computes."""
-        is_half = self.source.dtype == "float16" or stored_dtype(self.graph) in ("float16", "mixed")
-        return Precision.FP16 if is_half else Precision.FP32
+        return Precision.FP16 if self.source.dtype == "float16" or is_half_precision(self.graph) else Precision.FP32
 
     def ask(self, session: OrtSession, pixels: Pixels, names: list[str], advance: Callable[..., None]) -> list[Array]:
         """Its answers by name, in batches of its own size; one picture at a time where it takes any."""

@@ -1,5 +1,6 @@
 """Small graphs as other tools write them, and the comparison of one with what `adopt_graph` makes of it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,3 +63,9 @@ def assert_same_answers(model: onnx.ModelProto, adopted: onnx.ModelProto, atol: 
     batch = source.batch or 1
     rows = [run(model, {source.name: source.feed(np.repeat(plane[None], batch, 0))})[0].reshape(-1) for plane in planes]
     assert final_activation(output.activation, logits) == pytest.approx(np.stack(rows).astype(np.float32), abs=atol)
+
+
+def write(model: onnx.ModelProto, path: Path) -> Path:
+    """The graph as a file."""
+    path.write_bytes(model.SerializeToString())
+    return path

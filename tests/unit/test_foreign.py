@@ -109,7 +109,7 @@ def test_one_score_before_a_sigmoid_becomes_two_classes_whose_softmax_is_the_sig
     seen = final_activation("Softmax", run(adopted, {"image": planes}))
     assert seen[:, 1] == pytest.approx(run(model, {"x": planes})[:, 0], abs=1e-6)
     assert "two classes" in notes[-1]
-    with pytest.raises(GraphError, match="one number per image without a sigmoid"):
+    with pytest.raises(GraphError, match="one number each without a sigmoid"):
         adopt(graph(f"{BODY.replace('f)', 'f1)')} y = Identity(z)"))
 
 
@@ -120,3 +120,11 @@ def test_scores_of_rank_four_with_one_pixel_are_flattened_and_other_ranks_refuse
     assert_same_answers(model, adopted)
     with pytest.raises(GraphError, match=r"scores 'y' have shape \['N', 4, 36\], expected \[N, K\]"):
         adopt(graph("c = Conv(x, w, b) s = Constant <value_ints = [0, 4, 36]> () y = Reshape(c, s)"))
+
+
+def test_maps_of_scores_are_understood_with_channels_first_alone() -> None:
+    adopted, _ = adopt(graph("y = Conv(x, w, b)"))
+    assert helper.printable_value_info(adopted.graph.output[0]) == "%logits[FLOAT, Nx4x6x6]"
+    model = graph("t = Transpose <perm = [0, 3, 1, 2]> (x) c = Conv(t, w, b) y = Transpose <perm = [0, 2, 3, 1]> (c)", "N,8,8,3")
+    with pytest.raises(GraphError, match=r"scores 'y' have shape \['N', 6, 6, 4\], expected \[N, K\]"):
+        adopt(model)

@@ -123,3 +123,10 @@ def test_the_default_layer_of_a_channels_last_graph_is_its_last_feature_map_too(
     )
     layer = default_layer(adopt(model)[0])
     assert (layer.tensor, layer.channels, layer.channels_last) == ("r", 4, True)
+
+
+def test_what_the_author_wrote_stays_and_the_exporters_notes_go() -> None:
+    model = graph(f"{BODY} y = Identity(z)")
+    helper.set_model_props(model, {"licence": "MIT", "pkg.torch.export.graph": "/home/me", "deploykit.image": "{}"})
+    adopted, _ = adopt(model)
+    assert {p.key: p.value for p in adopted.metadata_props} == {"licence": "MIT"}

@@ -18,7 +18,7 @@ show.
 
 from deploykit.graph.foreign.adopt import adopt_graph
 from deploykit.graph.foreign.ports import LAYOUTS, ForeignInput, ForeignOutput, final_activation, find_input, find_output
-from deploykit.graph.foreign.weights import count_weights, stored_dtype
+from deploykit.graph.foreign.weights import count_weights, is_half_precision, stored_dtype
 
 __all__ = [
     "LAYOUTS",
@@ -29,5 +29,6 @@ __all__ = [
     "final_activation",
     "find_input",
     "find_output",
+    "is_half_precision",
     "stored_dtype",
 ]

@@ -24,6 +24,15 @@ def count_weights(model: ModelProto) -> int:
 
 def stored_dtype(model: ModelProto) -> str:
     """The floating-point type of a file's weights: ``float32``, ``float16``, ... or ``mixed``."""
-    tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.name == "value")]
-    found = {_FLOATS[t.data_type] for t in tensors if t.data_type in _FLOATS and math.prod(t.dims) > 1}
+    found = _dtypes(model)
     return found.pop() if len(found) == 1 else "mixed" if found else "float32"
+
+
+def is_half_precision(model: ModelProto) -> bool:
+    """Does a file keep weights in float16, and so round to 11 bits somewhere?"""
+    return "float16" in _dtypes(model)
+
+
+def _dtypes(model: ModelProto) -> set[str]:
+    tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.name == "value")]
+    return {_FLOATS[t.data_type] for t in tensors if t.data_type in _FLOATS and math.prod(t.dims) > 1}
