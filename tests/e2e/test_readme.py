@@ -27,11 +27,11 @@ def test_the_python_of_the_readme_runs(
     deploykit_here: Deploykit, tmp_path: Path, coffee: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(coffee, tmp_path)
-    assert deploykit_here("export", "efficientnet_lite0", "--pretrained", "--no-explain", cwd=tmp_path).returncode == 0
+    assert deploykit_here("export", "efficientnet_lite0", "--pretrained", cwd=tmp_path).returncode == 0
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102 the README's own code is under test
-    assert capsys.readouterr().out.split() == ["espresso", "0.95"]
+    assert capsys.readouterr().out.splitlines() == ["espresso 0.95", "espresso (224, 224) True"]
 
 
 def test_the_transcript_is_what_predict_prints(deploykit_here: Deploykit, tmp_path: Path, coffee: Path, chelsea: Path) -> None:
