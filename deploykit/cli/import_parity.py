@@ -21,6 +21,7 @@ from deploykit.image import normalize
 from deploykit.parity import BATCH_SIZES, PICTURES, TOLERANCES, ParityRecord, batches_of, compare_at_batch_sizes, sample_pictures
 from deploykit.runtime.classifier import image_feed, run_predict
 from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.session import TensorInfo
 from deploykit.spec import ImageSpec, Precision
 
 if TYPE_CHECKING:
@@ -62,10 +63,16 @@ class Original:
         parts = []
         for rows in batches_of(len(pixels), self.source.batch or 1):
             feed = pixels[rows] if self.takes_pixels else self.source.feed(normalize(pixels[rows], self.image))
-            answer = session.run({self.source.name: feed}, names)
+            # The scores depend on no other input, so any value will do for those.
+            others = {i.name: _zeros(i, len(rows)) for i in session.inputs if i.name != self.source.name}
+            answer = session.run({self.source.name: feed, **others}, names)
             parts.append([np.atleast_1d(answer[name]) for name in names])
             advance(min(len(rows), len(pixels)))
         return [np.concatenate(arrays)[: len(pixels)] for arrays in zip(*parts, strict=True)]
+
+
+def _zeros(info: TensorInfo, batch: int) -> Array:
+    return np.zeros([d if isinstance(d, int) else batch for d in info.shape], info.dtype)
 
 
 @dataclass(frozen=True)

@@ -192,3 +192,14 @@ def test_deploykits_own_graphs_come_back_with_all_they_say_of_themselves(
     assert "normalizes pixels itself" in failed(
         deploykit_here("import", small.file("fp32/predict.onnx"), "-o", tmp_path / "no", *asked), 2
     )
+
+
+def test_an_explain_graph_can_be_imported_by_its_logits_although_it_has_a_second_input(
+    deploykit_here: Deploykit, small: Bundle, tmp_path: Path
+) -> None:
+    file = small.file("fp32/explain.onnx")
+    done = deploykit_here("import", file, "-o", tmp_path / "again", "--scores", "logits")
+    assert done.returncode == 0, done.stderr
+    pixels = small.golden().image
+    with Classifier.open(small) as before, Classifier.open(tmp_path / "again") as after:
+        assert after.logits(pixels) == pytest.approx(before.logits(pixels), abs=1e-6)
