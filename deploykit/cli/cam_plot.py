@@ -1,0 +1,75 @@
+"""Deletion and insertion curves as a picture: the only place that imports matplotlib."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from deploykit.runtime.cam_quality import area_under
+
+Doubles = npt.NDArray[np.float64]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Told apart with every kind of colour blindness: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/."""
+
+_STYLES = ("-", "--", "-.")
+"""In turn, so that a grey print tells them apart. Later curves are thinner: of two on each other both show."""
+
+_BASELINE_STYLES = (":", (0, (6, 2, 1, 2, 1, 2)))
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """One side of the comparison.
+
+    Args:
+        label: its name in the legend.
+        deletion, insertion: mean probability float64 [steps + 1].
+        is_baseline: whether it knows nothing of the network; drawn in grey.
+    """
+
+    label: str
+    deletion: Doubles
+    insertion: Doubles
+    is_baseline: bool
+
+
+def draw_curves(sides: Sequence[Curves], title: str, file_format: str) -> bytes:
+    """Two panels, deletion and insertion, each with a legend in the order of its areas, best first.
+
+    Args:
+        file_format: ``png``, ``svg`` or ``pdf``.
+    """
+    figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, name, is_deletion in ((left, "deletion: lower is better", True), (right, "insertion: higher is better", False)):
+        axes.set(title=name, xlabel=f"part of the pixels {'deleted' if is_deletion else 'inserted'}", xlim=(0, 1), ylim=(0, None))
+        axes.grid(color="#e4e4e4", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        _draw_panel(axes, sides, is_deletion=is_deletion)
+    left.set_ylabel("mean probability of the explained class")
+    data = io.BytesIO()
+    figure.savefig(data, format=file_format)
+    return data.getvalue()
+
+
+def _draw_panel(axes: Axes, sides: Sequence[Curves], *, is_deletion: bool) -> None:
+    methods = [side for side in sides if not side.is_baseline]
+    baselines = [side for side in sides if side.is_baseline]
+    curves = [(side.deletion if is_deletion else side.insertion, side) for side in sides]
+    ranked = sorted(curves, key=lambda pair: area_under(pair[0]), reverse=not is_deletion)
+    for place, (curve, side) in enumerate(ranked):
+        if side.is_baseline:
+            colour, width, style = "#707070", 1.5, _BASELINE_STYLES[baselines.index(side) % len(_BASELINE_STYLES)]
+        else:
+            index = methods.index(side)
+            colour, width = _COLOURS[index % len(_COLOURS)], 3.2 - 1.6 * place / len(ranked)
+            style = _STYLES[index % len(_STYLES)]
+        part = np.linspace(0, 1, len(curve))
+        axes.plot(part, curve, color=colour, linestyle=style, linewidth=width, label=f"{area_under(curve):.3f}  {side.label}")
+    axes.legend(title="area under the curve", loc="upper right" if is_deletion else "upper left", fontsize="small", framealpha=0.9)
