@@ -19,6 +19,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STYLES = ("-", "--", "-.")
 """In turn, so that a grey print tells them apart. Later curves are thinner: of two on each other both show."""
 
+_MOST_ROWS = 12
+"""Of a legend in one column."""
+
 _BASELINE_STYLES = (":", (0, (6, 2, 1, 2, 1, 2)))
 
 
@@ -39,19 +42,22 @@ class Curves:
 
 
 def draw_curves(sides: Sequence[Curves], title: str, file_format: str) -> bytes:
-    """Two panels, deletion and insertion, each with a legend in the order of its areas, best first.
+    """Two panels, deletion and insertion, each above a legend in the order of its areas, best first.
 
     Args:
         file_format: ``png``, ``svg`` or ``pdf``.
     """
-    figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
+    columns = 1 if len(sides) <= _MOST_ROWS else 2
+    figure = Figure(figsize=(12, 5.6 + 0.2 * len(sides) / columns), dpi=150, layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, name, is_deletion in ((left, "deletion: lower is better", True), (right, "insertion: higher is better", False)):
-        axes.set(title=name, xlabel=f"part of the pixels {'deleted' if is_deletion else 'inserted'}", xlim=(0, 1), ylim=(0, None))
+        axes.set(title=name, xlabel=f"part of the pixels {'deleted' if is_deletion else 'inserted'}", xlim=(0, 1))
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         _draw_panel(axes, sides, is_deletion=is_deletion)
+        axes.legend(title="area under the curve", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False)
+    left.set_ylim(bottom=0)  # what curves need at the top; a network of 1,000 classes may never be sure
     left.set_ylabel("mean probability of the explained class")
     data = io.BytesIO()
     figure.savefig(data, format=file_format)
@@ -72,4 +78,3 @@ def _draw_panel(axes: Axes, sides: Sequence[Curves], *, is_deletion: bool) -> No
             style = _STYLES[index % len(_STYLES)]
         part = np.linspace(0, 1, len(curve))
         axes.plot(part, curve, color=colour, linestyle=style, linewidth=width, label=f"{area_under(curve):.3f}  {side.label}")
-    axes.legend(title="area under the curve", loc="upper right" if is_deletion else "upper left", fontsize="small", framealpha=0.9)

@@ -80,6 +80,9 @@ def command(
     if pictures:
         ranked = rank_sides(sides, pictures)
         _name_empty(ranked, len(pictures))
+        console.note(
+            f"means of {len(pictures)}, with standard errors from 2 on; deletion and drop: lower is better, others: higher"
+        )
         console.result(_as_json(ranked, pictures, steps) if as_json else _as_table(ranked))
         if plot:
             _write_plot(plot, ranked, opened.manifest.model.name, paths, len(pictures))

@@ -4,7 +4,7 @@ In: a picture uint8 [H, W, 3], its map float32 [H, W] from 0 to 1 at the network
 Out: per picture a `MapQuality`, over pictures a `Mean`.
 
 Deletion and insertion are Petsiuk et al. 2018 (RISE, arXiv 1806.07421, section 4.2), average drop and increase in confidence
-Chattopadhay et al. 2018 (arXiv 1710.11063, section 4.1), the pointing game Zhang et al. 2018 (arXiv 1608.00507, section 4.2).
+Chattopadhay et al. 2018 (arXiv 1710.11063, section 4), the pointing game Zhang et al. 2018 (arXiv 1608.00507, section 4).
 
 Two baselines stand for "nothing is here". Deleted and masked pixels become the mean grey, which normalization makes zero: a blurred
 object keeps its colours and outline and would still be recognized when all of it is deleted. Pixels are inserted into a blurred

@@ -91,6 +91,18 @@ def test_json_has_every_curve_mean_and_picture(deploykit_here: Deploykit, corner
     assert best["gain"]["mean"] == pytest.approx(best["difference"]["mean"] - random["difference"]["mean"])
 
 
+def test_every_method_is_measured_at_every_layer_and_once_where_layers_are_one(deploykit_here: Deploykit, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "two", corner_graph(), layers=("features", "masked"))
+    options = ["--method", "grad-cam", "--method", "layer-cam", "--layer", "masked", "--layer", "features", "--layer", "masked"]
+    done = deploykit_here("evaluate-cam", bundle.path, picture(tmp_path / "a.png"), *options, "--json")
+    assert done.returncode == 0, done.stderr
+    sides = {(side["method"], side["layer"]): side["difference"]["mean"] for side in json.loads(done.stdout)["sides"]}
+    assert len(sides) == 6
+    # Behind the window no spot is left but the one that counts; before it Grad-CAM marks both.
+    assert sides["grad-cam", "masked"] > sides["grad-cam", "features"]
+    assert sides["layer-cam", "masked"] == pytest.approx(sides["layer-cam", "features"], abs=1e-5)
+
+
 def test_the_pointing_game_goes_through_the_crop_and_names_boxes_outside_of_it(
     deploykit_here: Deploykit, corner: Path, tmp_path: Path
 ) -> None:
