@@ -19,7 +19,7 @@ from deploykit.graph.explain import make_explain_graph
 from deploykit.graph.files import write_graph
 from deploykit.graph.gradient_check import GradientCheck, check_gradients
 from deploykit.graph.input_gradients import INPUT_GRADIENTS, make_input_gradients_graph
-from deploykit.graph.layers import default_layer, resolve_layer
+from deploykit.graph.layers import default_layer, list_layers, resolve_layer
 from deploykit.graph.shift import make_shifted_graph
 from deploykit.graph.tail import make_tail_graph
 from deploykit.image import normalize
@@ -83,7 +83,7 @@ def make_explain_graphs(
         GraphError: an operator behind a layer has no gradient rule.
         ParityError: the logits are not those of the predict graph, or the gradients are wrong.
     """
-    records = tuple(_layer_record(predict, name) for name in layers or [default_layer(predict).tensor])
+    records = tuple(_layer_record(predict, name) for name in layers or [_default_layer(predict)])
     graphs = _make_graphs(predict, records, input_gradients=input_gradients)
     feed = normalize(pixels, image) if input_kind == "float" else pixels
     with _open({"predict.onnx": predict, **graphs}) as sessions:
@@ -124,13 +124,26 @@ def _open(graphs: Mapping[str, "onnx.ModelProto"]) -> Iterator[dict[str, OrtSess
         yield {name: stack.enter_context(OrtSession(write_graph(graph, folder / name)[0])) for name, graph in graphs.items()}
 
 
+def _default_layer(predict: "onnx.ModelProto") -> str:
+    """The last feature map that everything passes through.
+
+    Whoever exports names a family's own layer. Of a graph from elsewhere nothing is known, and in a ViT the last tensors of rank 4 are attention heads, whose axes are no places in the picture.
+    """
+    found = default_layer(predict)
+    if len(predict.graph.output[0].type.tensor_type.shape.dim) == 4:
+        return found.tensor
+    names = [layer.tensor for layer in list_layers(predict)]
+    before = reversed(names[: names.index(found.tensor) + 1])
+    return next((name for name in before if _tail_or_none(predict, name) is not None), found.tensor)
+
+
 def _layer_record(predict: "onnx.ModelProto", name: str) -> LayerRecord:
     layer = resolve_layer(predict, name)
     return LayerRecord(name, layer.tensor, layer.channels, layer.height, layer.width)
 
 
 def _tail_or_none(predict: "onnx.ModelProto", tensor: str) -> "onnx.ModelProto | None":
-    """The tail graph where the logits depend on the image through this layer alone. The explain graph exists, so every operator
+    """The tail graph where the logits depend on the image through this layer alone. Where the explain graph exists, every operator
     behind the layer has its rule, and this is the one reason left for a refusal."""
     try:
         return make_tail_graph(predict, tensor)

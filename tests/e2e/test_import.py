@@ -203,3 +203,16 @@ def test_an_explain_graph_can_be_imported_by_its_logits_although_it_has_a_second
     pixels = small.golden().image
     with Classifier.open(small) as before, Classifier.open(tmp_path / "again") as after:
         assert after.logits(pixels) == pytest.approx(before.logits(pixels), abs=1e-6)
+
+
+def test_the_default_layer_is_the_last_map_that_everything_passes_through(deploykit_here: Deploykit, tmp_path: Path) -> None:
+    # As in a ViT: the last tensors of rank 4 are heads [N, tokens, heads, d], beside a residual branch.
+    body = (
+        "c = Conv(x, w, b) r = Relu(c) s = Constant <value_ints = [0, 36, 4]> () t = Constant <value_ints = [0, 36, 2, 2]> () "
+        "m = Reshape(r, s) h = Reshape(m, t) q = Sigmoid(h) u = Reshape(q, s) j = Add(m, u) "
+        "one = Constant <value_ints = [1]> () v = ReduceMean <keepdims = 0> (j, one) y = MatMul(v, f)"
+    )
+    file = write(graph(body), tmp_path / "heads.onnx")
+    done = deploykit_here("import", file, "-o", tmp_path / "out", "--normalize", "0..1")
+    assert done.returncode == 0, done.stderr
+    assert [layer.tensor for layer in Bundle.open(tmp_path / "out").manifest.layers] == ["r"]
