@@ -68,5 +68,5 @@ def _box(file: Path, key: str, row: object) -> CropBox:
         raise UsageError(f"{file} has {row!r} for {key}, {_FORM}")
     box = CropBox(*row)
     if box.left >= box.right or box.top >= box.bottom:
-        raise UsageError(f"{file} has the box {row} for {key}: left is below right, and top below bottom", hint=_FORM)
+        raise UsageError(f"{file} has the box {row} for {key}, expected left below right and top below bottom", hint=_FORM)
     return box

@@ -202,6 +202,7 @@ def test_maps_that_show_nothing_are_named(deploykit_here: Deploykit, corner: Pat
         (["--plot", "curves.jpeg"], 2, "--plot is curves.jpeg, expected a name that ends in .png, .svg, .pdf"),
         (["--steps", "1", "--plot", "spot.png"], 2, "hint: choose another place with --plot"),
         (["--boxes", "none.json"], 2, "none.json: cannot be read"),
+        (["--boxes", "spot.png"], 2, "spot.png is no JSON text"),
         (["--precision", "int8"], 1, "no int8 predict graph; it has fp32"),
     ],
 )
@@ -214,41 +215,6 @@ def test_a_wrong_request_is_refused_with_what_is_allowed(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "spot.png").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1", "is no JSON text"),
-        ("[]", "holds a list"),
-        ("{}", "names none of the pictures; it names nothing"),
-        ('{"other.png": []}', "it names other.png"),
-        ('{"spot.png": 3}', "has 3 for spot.png"),
-        ('{"spot.png": [[1, 2, 3]]}', "has [1, 2, 3] for spot.png"),
-        ('{"spot.png": [[1, 2, 3, NaN]]}', "has [1, 2, 3, nan] for spot.png"),
-        ('{"spot.png": [[5, 2, 3, 4]]}', "left is below right"),
-    ],
-)
-def test_boxes_of_another_form_are_refused(
-    deploykit_here: Deploykit, corner: Path, tmp_path: Path, text: str, message: str
-) -> None:
-    picture(tmp_path / "spot.png")
-    (tmp_path / "boxes.json").write_text(text)
-    done = deploykit_here("evaluate-cam", corner, "spot.png", "--boxes", "boxes.json", cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "[[left, top, right, bottom], ...]" in done.stderr
-
-
-def test_boxes_of_a_name_that_two_pictures_have_need_whole_paths(deploykit_here: Deploykit, corner: Path, tmp_path: Path) -> None:
-    sources = []
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        sources.append(picture(tmp_path / folder / "a.png"))
-    (tmp_path / "boxes.json").write_text('{"a.png": [[0, 0, 9, 9]]}')
-    done = deploykit_here("evaluate-cam", corner, *sources, "--boxes", tmp_path / "boxes.json")
-    assert done.returncode == 2
-    assert f"the name of {sources[0]} and {sources[1]}\nhint: write their whole paths" in done.stderr
 
 
 def test_an_untrained_bundle_is_warned_about(deploykit_here: Deploykit, corner: Path, tmp_path: Path) -> None:
