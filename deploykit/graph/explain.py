@@ -72,37 +72,6 @@ def make_explain_graph(predict: ModelProto, layer: str | Sequence[str] | None = 
     return explain
 
 
-def make_input_gradient_graph(predict: ModelProto, relu_rule: str = "guided") -> ModelProto:
-    """A predict graph that also gives d score / d input: guided backpropagation, the deconvnet, or the plain gradient.
-
-    The input meant is the normalized float tensor [N, 3, H, W] that the network itself sees: behind the cast, the move of axes and
-    the normalization where the graph takes pixels, ``image`` itself where it takes floats. Relu and ReLU6 nodes follow the rule;
-    in Captum and pytorch-grad-cam, ReLU modules alone do.
-
-    Args:
-        predict: see ``make_explain_graph``.
-        relu_rule: ``guided``, ``deconvnet`` or ``standard``.
-
-    Returns:
-        The graph with the input ``class_index`` and the outputs ``explained_class`` and ``gradients`` float32 [N, 3, H, W].
-
-    Raises:
-        GraphError: see ``make_explain_graph``.
-        UsageError: the ReLU rule does not exist.
-    """
-    tensors = describe_tensors(predict)
-    _require_free_names(predict, 1)
-    graph = ModelProto()
-    graph.CopyFrom(predict)
-    name = normalized_input(predict, tensors)
-    shape = tensors.shape(name)
-    graph.graph.input.append(helper.make_tensor_value_info("class_index", TensorProto.INT64, [shape[0]]))
-    seed = add_class_score(graph, tensors, None)
-    gradient = add_gradient(graph, [name], "logits", seed, relu_rule=relu_rule, tensors=tensors)[name]
-    _add_output(graph, "Identity", [gradient], "gradients", TensorProto.FLOAT, shape)
-    return graph
-
-
 def add_class_score(model: ModelProto, tensors: Tensors, mask: str | None) -> str:
     """Append what picks the class: reads ``class_index`` and ``logits``, gives the output ``explained_class``; returns the seed's
     name.

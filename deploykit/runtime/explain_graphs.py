@@ -111,15 +111,8 @@ class ExplainGraphs:
                 session.close()
 
     def _answer_at_input(self, pixels: Pixels, classes: Indices, method: str, layer: str | None) -> RawAnswer:
-        rules = sorted(set(INPUT_METHODS.values()))
-        found = self._run("input_gradients", pixels, classes, ("logits", "explained_class", *rules))
+        found = self._run("input_gradients", pixels, classes, ("logits", "explained_class", INPUT_METHODS[method]))
         gradients, explained = found[INPUT_METHODS[method]], found["explained_class"]
-        if gradients.any() and all(np.array_equal(gradients, found[rule]) for rule in rules):
-            raise UsageError(
-                f"{method} changes how ReLUs pass the gradient, and here guided-backprop equals deconvnet in every value: "
-                "the model has no ReLU, and the result would be its plain gradient under another name",
-                hint="take grad-cam; SiLU and GELU have no such rule",
-            )
         if method == "guided-grad-cam":
             # The product with the Grad-CAM map of the same class, enlarged and scaled; the paper and Captum leave it unscaled.
             cams = self.answer(pixels, explained, "grad-cam", layer).cams

@@ -15,7 +15,8 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from deploykit.graph.explain import make_explain_graph, make_input_gradient_graph
+from deploykit.graph.explain import make_explain_graph
+from deploykit.graph.input_gradients import make_input_gradients_graph
 from deploykit.graph.tail import make_tail_graph
 from tests.oracles.gradient_oracle import export, pictures, relative, run
 from tests.oracles.test_gradient_torchvision import NETS, made
@@ -80,7 +81,7 @@ def test_guided_backpropagation_and_the_deconvnet_are_captums(rule: str, peer: t
     torch.manual_seed(0)
     model, images = ReluModules().eval(), pictures(4, 24)
     expected = peer(model).attribute(torch.from_numpy(images).requires_grad_(), CLASSES).detach().numpy()
-    answer = run(make_input_gradient_graph(export(model, 24), rule), image=images, class_index=CLASSES)
+    answer = run(make_input_gradients_graph(export(model, 24), {"gradients": rule}), image=images, class_index=CLASSES)
     assert relative(answer["gradients"], expected) < 1e-5
 
 
@@ -114,7 +115,7 @@ def test_tensorrt_builds_the_explain_graph_of_every_net(name: str) -> None:
 def test_tensorrt_builds_tail_and_input_gradient_graphs() -> None:
     _, graph = made("resnet18")
     assert build_plan(make_tail_graph(graph, "layer3")) > 100_000
-    assert build_plan(make_input_gradient_graph(graph)) > 100_000
+    assert build_plan(make_input_gradients_graph(graph)) > 100_000
 
 
 def build_plan(model: onnx.ModelProto, batches: Sequence[int] = (1, 2, 4)) -> int:

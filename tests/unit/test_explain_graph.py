@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from deploykit.errors import GraphError, UsageError
-from deploykit.graph.explain import make_explain_graph, make_input_gradient_graph
+from deploykit.graph.explain import make_explain_graph
+from deploykit.graph.input_gradients import make_input_gradients_graph
 from deploykit.graph.tail import make_tail_graph
 from tests.oracles.gradient_oracle import autograd_at, export, grad_cam, pictures, randomize, relative, run, session
 
@@ -301,7 +302,7 @@ def test_the_input_gradient_is_that_of_the_normalized_image(mixed: nn.Module) ->
     leaf = torch.from_numpy(normalized.transpose(0, 3, 1, 2).astype(np.float32)).requires_grad_()
     (expected,) = torch.autograd.grad(mixed(leaf)[[0, 1], [2, 5]].sum(), leaf)
     for kind, image in (("pixels", pixels), ("float", leaf.detach().numpy())):
-        graph = make_input_gradient_graph(export(mixed, SIZE, input_kind=kind), "standard")
+        graph = make_input_gradients_graph(export(mixed, SIZE, input_kind=kind), {"gradients": "standard"})
         answer = run(graph, image=image, class_index=[2, 5])
         assert relative(answer["gradients"], expected.numpy()) < 1e-4  # pixels are normalized in float32
 
@@ -329,7 +330,9 @@ def test_the_rules_for_relu_and_relu6_let_only_positive_gradients_pass(rectifier
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     image = np.array([[[[2.0, -3.0]], [[4.0, -5.0]]]] * 2, np.float32)
     gradients = {
-        rule: run(make_input_gradient_graph(model, rule), image=image, class_index=[0, 1])["gradients"].reshape(2, 4).tolist()
+        rule: run(make_input_gradients_graph(model, {"gradients": rule}), image=image, class_index=[0, 1])["gradients"]
+        .reshape(2, 4)
+        .tolist()
         for rule in ("standard", "guided", "deconvnet")
     }
     # Row 0 explains the channel of weight 1, row 1 that of weight -1.
@@ -340,7 +343,7 @@ def test_the_rules_for_relu_and_relu6_let_only_positive_gradients_pass(rectifier
 
 def test_an_unknown_relu_rule_is_refused(predict: onnx.ModelProto) -> None:
     with pytest.raises(UsageError, match="'lrp', expected one of standard, guided, deconvnet"):
-        make_input_gradient_graph(predict, "lrp")
+        make_input_gradients_graph(predict, {"gradients": "lrp"})
 
 
 class CumulativeHead(nn.Module):
@@ -361,3 +364,13 @@ def test_an_operator_without_a_rule_is_refused_with_a_layer_that_works() -> None
     assert info.value.hint is not None
     assert "late = " in info.value.hint
     make_explain_graph(graph, "late")
+
+
+def test_rules_for_relu_are_refused_where_there_is_none() -> None:
+    smooth = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    with pytest.raises(GraphError, match="no Relu and no Clip at 0"):
+        make_input_gradients_graph(export(smooth, 16))
+    rectified = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    answer = run(make_input_gradients_graph(export(rectified, 16)), image=pictures(2, 16), class_index=[0, 1])
+    assert answer["guided_backprop"].shape == answer["deconvnet"].shape == (2, 3, 16, 16)
+    assert not np.array_equal(answer["guided_backprop"], answer["deconvnet"])

@@ -6,8 +6,11 @@ the value is PyTorch's: 0 for ReLU at 0 and for a clipped value at its bound.
 
 import math
 
+from onnx import NodeProto
+
 from deploykit.graph.rules.emit import Value
 from deploykit.graph.rules.step import Rule, Step
+from deploykit.graph.tensors import Tensors
 
 
 def relu(step: Step) -> Value:
@@ -62,7 +65,7 @@ def clip(step: Step) -> Value:
     passes, under ``deconvnet`` that alone decides.
     """
     mask, emit, y = step.g, step.emit, step.y
-    if step.relu_rule != "standard" and _is_rectifier(step):
+    if step.relu_rule != "standard" and is_rectifier(step.node, step.emit.tensors):
         mask = emit.op("Relu", mask)
         if step.relu_rule == "deconvnet":
             return mask
@@ -73,8 +76,11 @@ def clip(step: Step) -> Value:
     return mask
 
 
-def _is_rectifier(step: Step) -> bool:
-    lower = step.emit.tensors.constant(step.node.input[1]) if step.has(1) else None
+def is_rectifier(node: NodeProto, tensors: Tensors) -> bool:
+    """Whether a node follows the guided and deconvnet rules: a Relu, or a Clip whose lower bound is the constant 0 (ReLU6)."""
+    if node.op_type != "Clip":
+        return node.op_type == "Relu"
+    lower = tensors.constant(node.input[1]) if len(node.input) > 1 else None
     return lower is not None and not lower.any()
 
 
