@@ -127,7 +127,8 @@ def _open(graphs: Mapping[str, "onnx.ModelProto"]) -> Iterator[dict[str, OrtSess
 def _default_layer(predict: "onnx.ModelProto") -> str:
     """The last feature map that everything passes through.
 
-    Whoever exports names a family's own layer. Of a graph from elsewhere nothing is known, and in a ViT the last tensors of rank 4 are attention heads, whose axes are no places in the picture.
+    Whoever exports names a family's own layer. Of a graph from elsewhere nothing is known, and in a ViT the last tensors of rank 4
+    are attention heads, whose axes are no places in the picture.
     """
     found = default_layer(predict)
     if len(predict.graph.output[0].type.tensor_type.shape.dim) == 4:
