@@ -4,8 +4,6 @@ Every side explains each picture's own likeliest class at the same layer of the 
 users get them. All get the same normalized float32 pictures.
 """
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,24 @@ from deploykit.bundle import Bundle
 from deploykit.image import normalize
 from deploykit.parity import sample_pictures
 
-LAST = {"resnet50": "layer4", "efficientnet_b0": "features.8", "efficientnet_b3": "features.8"}
+LAST = {"resnet50": "layer4", "densenet121": "features", "efficientnet_b0": "features.8", "efficientnet_b3": "features.8"}
 """The last feature map of each network."""
-EARLIER = {"resnet50": "layer3", "efficientnet_b0": "features.7", "efficientnet_b3": "features.7"}
+EARLIER = {
+    "resnet50": "layer3",
+    "densenet121": "features.denseblock3",
+    "efficientnet_b0": "features.7",
+    "efficientnet_b3": "features.7",
+}
 """One stage before it."""
 
 
 def prepare_explanations(folder: Path, name: str) -> Calls:
     """Export a network twice, to be explained at its last feature map and one stage earlier."""
+    from benchmarks.load import export_network
+    from deploykit.cli.export_bundle import Choices
+
     for layer in (LAST[name], EARLIER[name]):
-        target = str(bundle_path(folder, name, layer))
-        export = [sys.executable, "-m", "deploykit", "export", name, "--input", "float", "--layer", layer, "-o", target]
-        subprocess.run(export, stdout=subprocess.DEVNULL, check=True)
+        export_network(name, bundle_path(folder, name, layer), Choices(input_kind="float", layers=(layer,)))
     return {}
 
 
@@ -77,9 +81,9 @@ def make_peer(folder: Path, name: str, peer: str) -> Calls:
     import torch
     from torch.nn.functional import interpolate
 
-    from deploykit.models.registry import load_model
+    from benchmarks.load import load_network
 
-    model = load_model(name).model
+    model = load_network(name).model
     layer = model.get_submodule(LAST[name])
 
     def with_grad_cam(pictures: torch.Tensor) -> Any:

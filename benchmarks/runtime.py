@@ -19,7 +19,7 @@ from benchmarks.report import RESULTS, describe_machine, format_table, say, writ
 from benchmarks.sides import prepare_network
 from benchmarks.worker import Worker
 
-MODELS = ("resnet50", "efficientnet_b0")
+MODELS = ("resnet50", "densenet121", "efficientnet_b0")
 SECTIONS = {"networks": compare_networks, "overhead": compare_overhead, "cold": compare_cold_start}
 PACKAGES = ("onnxruntime", "torch", "openvino", "onnx", "onnxscript", "numpy", "pillow")
 

@@ -9,8 +9,6 @@ What only one side needs is imported by that side, in its own process: torch bes
 import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -37,14 +35,14 @@ def prepare_network(folder: Path, name: str) -> Calls:
     The weights are the registry's random ones, whose normalization statistics were measured when they were made: with unmeasured
     ones activations vanish or overflow layer by layer, and arithmetic on such numbers has another speed.
     """
-    for kind in ("float", "pixels"):
-        export = [sys.executable, "-m", "deploykit", "export", name, "--input", kind, "--no-explain", "-o"]
-        subprocess.run([*export, str(bundle_path(folder, name, kind))], stdout=subprocess.DEVNULL, check=True)
     import torch
 
-    from deploykit.models.registry import load_model
+    from benchmarks.load import export_network, load_network
+    from deploykit.cli.export_bundle import Choices
 
-    torch.save(load_model(name).model.state_dict(), weights_path(folder, name))  # the seed is fixed: the same as in the bundles
+    for kind in ("float", "pixels"):
+        export_network(name, bundle_path(folder, name, kind), Choices(input_kind=kind, explain=False))
+    torch.save(load_network(name).model.state_dict(), weights_path(folder, name))  # the seed is fixed: the same as in the bundles
     return {}
 
 
@@ -82,12 +80,12 @@ def make_torch(folder: Path, name: str, threads: int, compiled: bool) -> Calls:
     import torch
     import torch._inductor.config as inductor
 
-    from deploykit.models.registry import load_model
+    from benchmarks.load import load_network
 
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)  # and not inference_mode, under which inductor does not freeze
     inductor.freezing = compiled
-    model = load_model(name).model
+    model = load_network(name).model
     run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, dynamic=False) if compiled else model
     calls = _by_batch(lambda pictures: np.asarray(run(torch.from_numpy(pictures))), _pictures(folder, name, "float"))
     for call in calls.values():

@@ -72,6 +72,8 @@ def resize_and_crop(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     resample = _FILTERS[spec.interpolation]
     resized = resized_size(*image.size, spec)
     x, y = _crop_corner(resized, spec)
+    if resized == image.size:  # nothing to resize: Pillow would copy the whole picture once more
+        return np.array(np.asarray(image)[y : y + spec.height, x : x + spec.width], order="C")
     columns = _exact_span(image.width, resized[0], x, spec.width)
     rows = _exact_span(image.height, resized[1], y, spec.height)
     window = (columns[1] - columns[0], rows[1] - rows[0])
