@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torchvision
 
+from benchmarks.sides import FOREIGN
 from deploykit.bundle import WeightsRecord
 from deploykit.cli.export_bundle import Choices, write_bundle
 from deploykit.cli.export_model import prove_model
@@ -13,9 +14,6 @@ from deploykit.models.initialize import initialize_model
 from deploykit.models.layouts import PYTORCH, TORCHVISION
 from deploykit.models.registry import LoadedModel, load_model
 from deploykit.spec import ImageSpec
-
-FOREIGN = {"densenet121": "features"}
-"""torchvision's models by name, each with its last feature map."""
 
 
 def load_network(name: str) -> LoadedModel:

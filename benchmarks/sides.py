@@ -24,6 +24,8 @@ from deploykit.image import normalize
 from deploykit.parity import sample_pictures
 
 BATCHES = (1, 8)
+FOREIGN = {"densenet121": "features"}
+"""torchvision's models, which the registry does not have, each with its last feature map."""
 
 Calls = Mapping[str, Call]
 Array = npt.NDArray[Any]
