@@ -34,6 +34,7 @@ pytest: .venv/dev.stamp
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.preprocess
 	$(BIN)/python -m benchmarks.runtime
+	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.figures
 
 .venv/%.stamp: pyproject.toml constraints.txt

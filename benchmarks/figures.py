@@ -76,7 +76,23 @@ def preprocess(result: Mapping[str, Any]) -> str:
     return f"Decode, resize and crop a 1-megapixel JPEG, one thread ({_machine(result)}):\n\n{_table(header, rows)}"
 
 
-RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"runtime.json": networks, "preprocess.json": preprocess}
+def explanations(result: Mapping[str, Any]) -> str:
+    """Explanations against predictions, and against Grad-CAM in torch."""
+    rows = []
+    for title, measured in result["explain"].items():
+        own = [measured["times_predict"][side]["median"] for side in ("explain", "explain, earlier")]
+        peers = [measured["times_explainer"][peer]["median"] for peer in ("pytorch-grad-cam", "torch-cam", "captum")]
+        rows.append([title, *(f"{ratio:.2f}" for ratio in own + peers)])
+    last = ("explain / predict", "one stage earlier / predict")
+    header = ["", *last, *(f"{peer} / Explainer" for peer in ("pytorch-grad-cam", "torch-cam", "Captum"))]
+    return f"What Grad-CAM costs on ONNX Runtime, and in torch on the same network ({_machine(result)}):\n\n{_table(header, rows)}"
+
+
+RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "runtime.json": networks,
+    "explain.json": explanations,
+    "preprocess.json": preprocess,
+}
 
 
 def _machine(result: Mapping[str, Any]) -> str:

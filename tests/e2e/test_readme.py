@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.figures import with_figures
 from tests.conftest import Deploykit
 
 ROOT = Path(__file__).parents[2]
@@ -48,3 +49,8 @@ def test_links_in_the_documents_lead_somewhere() -> None:
     for document in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text()):
             assert ((ROOT / document).parent / target).exists(), (document, target)
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    assert "| explain / predict |" in README
+    assert with_figures(README) == README

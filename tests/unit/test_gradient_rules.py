@@ -87,6 +87,8 @@ ACTIVATIONS = [
     unary("Mish", F.mish),
     unary("Gelu", F.gelu, opset=20),
     unary("Gelu", lambda x: F.gelu(x, approximate="tanh"), opset=20, approximate="tanh"),
+    unary("Swish", F.silu, opset=24),
+    unary("Swish", lambda x: x * torch.sigmoid(1.5 * x), opset=24, alpha=1.5),
     unary("Softmax", lambda x: F.softmax(x, 1), axis=1),
     unary("LogSoftmax", lambda x: F.log_softmax(x, -1)),
     unary("Erf", torch.erf),
@@ -104,6 +106,7 @@ ACTIVATIONS = [
     case("Clip", X, lambda x: F.hardtanh(x, 0, 1), np.float32(0), np.float32(1), draw="ties"),
     case("Clip", X, lambda x: x.clamp(min=0.1), np.float32(0.1)),
     case("Cast", X, lambda x: x * 1, to=TensorProto.FLOAT),
+    case("CastLike", X, lambda x: x * 1, np.float32(0)),
     case("PRelu", [X, (4, 1, 1)], lambda x, s: torch.where(x > 0, x, s * x)),
 ]
 
@@ -238,6 +241,8 @@ NORMALIZATION = [
     case("InstanceNormalization", X, lambda x: F.instance_norm(x, weight=t(floats(4)), bias=t(floats(4))), floats(4), floats(4)),
     case("LayerNormalization", (2, 5, 6), lambda x: F.layer_norm(x, (6,), t(floats(6)), t(floats(6))), floats(6), floats(6)),
     case("LayerNormalization", (2, 5, 6), lambda x: F.layer_norm(x, (5, 6), t(floats(5, 6))), floats(5, 6), axis=1),
+    case("RMSNormalization", (2, 5, 6), lambda x: F.rms_norm(x, (6,), t(floats(6)), 1e-5), floats(6), opset=23),
+    case("RMSNormalization", (2, 5, 6), lambda x: F.rms_norm(x, (5, 6), t(floats(5, 6)), 1e-5), floats(5, 6), opset=23, axis=1),
     case(
         "GroupNormalization",
         X,
