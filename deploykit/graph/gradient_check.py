@@ -29,7 +29,8 @@ class GradientCheck:
 
     Args:
         between_classes: largest difference between the gradients of two classes of the same images, relative to the largest
-        gradient. between_images: the same between the cams of two images.
+            gradient.
+        between_images: the same between the evidence, gradients times activations, of two images.
         finite_difference: relative difference between the gradient along a direction and a central difference of the score, the
             worst image; None where neither a tail nor a shifted graph was given.
     """

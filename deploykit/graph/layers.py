@@ -36,7 +36,8 @@ class LayerCandidate:
         tensor: its ONNX name.
         channels, height, width: its size per image.
         channels_last: True where the tensor is [N, h, w, C], as in ConvNeXt and Swin; explain graphs give [N, C, h, w] all the
-        same. operator: the type of the node that makes it.
+            same.
+        operator: the type of the node that makes it.
         modules: paths of the torch modules that return it, outermost first; empty where the metadata names none.
     """
 

@@ -12,12 +12,15 @@ import copy
 import io
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deploykit.errors import ExportError, UsageError
 from deploykit.graph.describe import check_deterministic, strip_exporter_notes
@@ -200,7 +203,7 @@ def _capture(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         handles.append(module.register_forward_pre_hook(lambda *_, where=where: running.append(where)))
         handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), _PoolToOneIsMean():
             batch = torch.export.Dim("N", min=1)
             return torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     except Exception as error:  # whatever forward() and torch.export raise
@@ -208,6 +211,19 @@ def _capture(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _PoolToOneIsMean(TorchFunctionMode):
+    """Pooling to one pixel is a mean, and is captured as one.
+
+    Left alone, adaptive pooling of a channels-last tensor (ConvNeXt, Swin) becomes Gather with computed indices, which has no
+    gradient rule and slows the predict graph as well.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.adaptive_avg_pool2d and len(args) > 1 and args[1] in (1, (1, 1), [1, 1]):
+            return args[0].mean((-2, -1), keepdim=True)
+        return func(*args, **(kwargs or {}))
 
 
 def _capture_error(error: Exception, running: list[str]) -> ExportError:

@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from deploykit.models.export import export_graph
 from deploykit.spec import ImageSpec
@@ -23,19 +22,9 @@ from deploykit.spec import ImageSpec
 Array = npt.NDArray[Any]
 
 
-class _PoolToOneIsMean(TorchFunctionMode):
-    """Exported as it is, adaptive pooling of a channels-last tensor becomes Gather with computed indices, which has no gradient."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.adaptive_avg_pool2d and args[1] in (1, (1, 1)):
-            return args[0].mean((2, 3), keepdim=True)
-        return func(*args, **(kwargs or {}))
-
-
 def export(model: nn.Module, size: int, input_kind: str = "float", opset: int = 18) -> onnx.ModelProto:
     """The predict graph of a module for square images."""
-    with _PoolToOneIsMean():
-        return export_graph(model, ImageSpec(size, size, size), input_kind=input_kind, opset=opset)
+    return export_graph(model, ImageSpec(size, size, size), input_kind=input_kind, opset=opset)
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
