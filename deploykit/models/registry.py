@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from deploykit.bundle import WeightsRecord
 from deploykit.errors import UsageError, WeightsError
-from deploykit.models.entries import MODELS, ModelEntry, find_model
+from deploykit.models.catalogue import MODELS, ModelEntry, find_model
 from deploykit.models.fitting import load_weights, module_names
 from deploykit.models.initialize import initialize_model
 from deploykit.models.labels import IMAGENET_CLASSES, Labels, find_checkpoint_labels, load_imagenet_labels
@@ -65,7 +65,7 @@ def load_model(
 
     Args:
         name: one of ``MODELS``.
-        num_classes: K; None takes the checkpoint's own, and 1000 for random weights.
+        num_classes: K; None takes the checkpoint's own, and the model's usual number for random weights.
         weights_file: a checkpoint.
         pretrained: take the default published weights.
         layout: how the checkpoint names its tensors; None finds it from the keys.
@@ -81,11 +81,11 @@ def load_model(
     _check_options(num_classes, weights_file, pretrained, says_how_to_read=bool(layout is not None or allow_types or unsafe_pickle))
     chosen = None if layout is None else find_layout(layout, entry.layouts)
     if pretrained:
-        path, source = find_published(entry.name, entry.weights[0], on_progress=on_progress)
+        path, source = find_published(entry.name, _default_weights(entry), on_progress=on_progress)
     elif weights_file is not None:
         path, source = Path(weights_file), Path(weights_file).name
     else:
-        return _load_random(entry, num_classes or IMAGENET_CLASSES, seed)
+        return _load_random(entry, num_classes or entry.num_classes, seed)
     checkpoint = read_checkpoint(path, allow_types=allow_types, unsafe_pickle=unsafe_pickle)
     try:
         return _load_checkpoint(entry, checkpoint, path.name, source, num_classes, chosen)
@@ -120,7 +120,8 @@ def _load_random(entry: ModelEntry, num_classes: int, seed: int) -> LoadedModel:
 def _load_checkpoint(
     entry: ModelEntry, checkpoint: Checkpoint, file_name: str, source: str, num_classes: int | None, chosen: Layout | None
 ) -> LoadedModel:
-    modules = module_names(partial(entry.build, IMAGENET_CLASSES, entry.conventions))
+    modules = module_names(partial(entry.build, entry.num_classes, entry.conventions))
+    checkpoint = _without(entry.training_only, checkpoint)
     layout = chosen or detect_layout(list(checkpoint.tensors), entry.layouts, modules)
     notes = [*checkpoint.notes, *([] if chosen else _note_assumption(layout, file_name))]
     if num_classes is None:
@@ -147,6 +148,12 @@ def _load_checkpoint(
     return LoadedModel(model, entry, num_classes, record, image, names, labels_source, tuple(notes))
 
 
+def _without(prefixes: tuple[str, ...], checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without what only training uses."""
+    kept = {key: tensor for key, tensor in checkpoint.tensors.items() if not key.startswith(prefixes)}
+    return replace(checkpoint, tensors=kept) if len(kept) < len(checkpoint.tensors) else checkpoint
+
+
 def _note_assumption(layout: Layout, file_name: str) -> list[str]:
     """What to say of a layout that was found from keys it shares with another; nothing where the keys are its own."""
     if layout.shares_keys_with is None or layout.conventions is None:
@@ -156,6 +163,12 @@ def _note_assumption(layout: Layout, file_name: str) -> list[str]:
         f"{layout.name} is assumed (padding {layout.conventions.padding}, batch-norm epsilon {layout.conventions.bn_eps:g}); "
         f"for the other give --layout {layout.shares_keys_with}"
     ]
+
+
+def _default_weights(entry: ModelEntry) -> PublishedWeights:
+    if not entry.weights:
+        raise WeightsError(f"no weights are published for {entry.name}", hint="give a checkpoint with --weights FILE")
+    return entry.weights[0]
 
 
 def find_by_digest(entry: ModelEntry, sha256: str) -> PublishedWeights | None:
@@ -174,10 +187,10 @@ def _find_fitting(checkpoint: Checkpoint, file_name: str) -> list[str]:
 
 
 def _count_classes(entry: ModelEntry, checkpoint: Checkpoint, layout: Layout, modules: Sequence[str]) -> int:
-    """The width of the checkpoint's head; 1000 where it has none, which loading then reports as missing."""
+    """The width of the checkpoint's head; the usual one where it has none, which loading then reports as missing."""
     heads = [theirs for theirs, ours in name_modules(layout, modules).items() if ours == entry.head]
     weight = checkpoint.tensors.get(f"{heads[0]}.weight") if heads else None
-    return int(weight.shape[0]) if weight is not None and weight.ndim == 2 and weight.shape[0] > 0 else IMAGENET_CLASSES
+    return int(weight.shape[0]) if weight is not None and weight.ndim in (2, 4) and weight.shape[0] > 0 else entry.num_classes
 
 
 def _find_labels(checkpoint: Checkpoint, published: PublishedWeights | None, num_classes: int, file_name: str) -> Labels | None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from deploykit.errors import UsageError
-from deploykit.models.efficientnet import MBConv, SamePadConv2d, same_padding, scale_width
+from deploykit.models.families.efficientnet import MBConv, SamePadConv2d, same_padding, scale_width
+from deploykit.models.families.resnet import BasicBlock, Bottleneck
 from deploykit.models.layouts import PYTORCH, TENSORFLOW, Conventions
 from deploykit.models.registry import MODELS, find_model, load_model
-from deploykit.models.resnet import BasicBlock, Bottleneck
 
 
 @pytest.fixture(autouse=True)

