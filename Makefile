@@ -1,6 +1,7 @@
 # make demo   sets up .venv, exports a published network, names what is in two photos and shows why
 # make test   sets up .venv and runs every check: lint, types, import contracts, tests
 # make bench  refreshes benchmarks/results/
+# make sweep  takes every model through the whole chain: oracle, export, verify, explain, engines
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -8,7 +9,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PHOTOS = $(shell $(BIN)/python -c "import skimage; print(skimage.__path__[0] + '/data')")
 
-.PHONY: demo test lint types contracts pytest bench clean
+.PHONY: demo test lint types contracts pytest bench sweep clean
 
 demo: .venv/demo.stamp
 	mkdir -p demo
@@ -35,6 +36,10 @@ bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.preprocess
 	$(BIN)/python -m benchmarks.runtime
 	$(BIN)/python -m benchmarks.explain
+	$(BIN)/python -m benchmarks.figures
+
+sweep: .venv/dev.stamp
+	$(BIN)/python -m benchmarks.sweep --again
 	$(BIN)/python -m benchmarks.figures
 
 .venv/%.stamp: pyproject.toml constraints.txt

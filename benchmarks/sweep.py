@@ -1,0 +1,101 @@
+"""Every model of the registry through the whole chain: oracle, export, verify, explain, engines.
+
+    python -m benchmarks.sweep [NAME]... [--target sm86]... [--again]
+
+Each model has a process of its own. What is done is written at once, so a run that was cut off goes on where it stopped;
+``--again`` starts over. Writes results/sweep.json and, from the exported graphs, the multiply-adds that ``deploykit models`` shows.
+A model fails for one reason, which is written beside it; the script then exits with 1.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.report import RESULTS, describe_machine, format_table, say, write_results
+from deploykit.models.catalogue import MODELS
+from deploykit.models.counted import COUNTED_FILE
+
+RESULT = RESULTS / "sweep.json"
+PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "tensorrt-rtx-cu13")
+LIMIT_S = 1800
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these [default: all]")
+    parser.add_argument("--target", action="append", metavar="SM", help="build engines for it, as often as wanted [default: sm86]")
+    parser.add_argument("--again", action="store_true", help="forget what an earlier run found")
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in MODELS]:
+        parser.error(f"no such model: {', '.join(unknown)}")
+    rows: dict[str, dict[str, Any]] = {}
+    if RESULT.exists() and not options.again:
+        rows = {row["name"]: row for row in json.loads(RESULT.read_text())["models"] if row["name"] in MODELS}
+    for name in options.names or [name for name in MODELS if not rows.get(name, {}).get("passed")]:
+        say(name)
+        rows[name] = sweep_model(name, options.target or ["sm86"])
+        say(f"  {rows[name]['reason'] or 'passed'}, {rows[name]['seconds']} s")
+        record(rows)
+    print(format_table(_HEADER, [_row(rows[name]) for name in MODELS if name in rows]))
+    if failed := [name for name, row in rows.items() if not row["passed"]]:
+        sys.exit(f"{len(failed)} of {len(rows)} failed: {', '.join(failed)}")
+
+
+def sweep_model(name: str, targets: list[str]) -> dict[str, Any]:
+    """One model in its own process; what it prints last is its row."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+        command = [sys.executable, "-m", "benchmarks.sweep_model", name, folder, *targets]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return {"name": name, "passed": False, "reason": f"not done after {LIMIT_S} s", "seconds": LIMIT_S}
+    seconds = round(time.perf_counter() - start)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        errors = [line for line in said if line.startswith("error:")]
+        return {"name": name, "passed": False, "reason": (errors or said)[-1], "seconds": seconds}
+    return {"name": name, "passed": True, "reason": "", "seconds": seconds, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def record(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write down what is known so far, in the registry's order."""
+    ordered = [rows[name] for name in MODELS if name in rows]
+    write_results(RESULT, {"machine": describe_machine(*PACKAGES), "models": ordered})
+    counted = json.loads(COUNTED_FILE.read_text()) if COUNTED_FILE.exists() else {}
+    counted |= {row["name"]: row["multiply_adds"] for row in ordered if row["passed"]}
+    COUNTED_FILE.write_text(json.dumps({name: counted[name] for name in MODELS if name in counted}, indent=2) + "\n")
+
+
+_HEADER = ("model", "parameters", "multiply-adds", "oracle", "float64", "export s", "parity", "explain", "graph MB", "engines", "s")
+
+
+def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if not row["passed"]:
+        return (row["name"], *[""] * (len(_HEADER) - 3), f"FAILED: {row['reason']}"[:60], f"{row['seconds']}")
+    oracle = row["oracle"]
+    engines = "; ".join(
+        f"{target} {made['predict']['mb']:.0f} + {made['explain']['mb']:.0f} MB" for target, made in row["engines"].items()
+    )
+    return (
+        row["name"],
+        f"{row['parameters'] / 1e6:.1f} M",
+        f"{row['multiply_adds'] / 1e9:.2f} G",
+        "none" if oracle is None else oracle["library"],
+        "" if oracle is None else f"{oracle['float64']:.0e}",
+        f"{row['export_s']:.1f}",
+        f"{row['parity']:.0e}",
+        f"{row['explain_parity']:.0e}",
+        f"{row['predict_mb']:.1f}",
+        engines,
+        f"{row['seconds']}",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""One model of the registry through the whole chain, for sweep.py: a name in, a line of JSON out. The first failure ends it.
+
+python -m benchmarks.sweep_model NAME FOLDER TARGET...
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import onnx
+import tensorrt_rtx
+import torch
+
+from benchmarks.oracle_models import ORACLES
+from deploykit.bundle import Bundle
+from deploykit.cli.main import run
+from deploykit.graph.multiply_adds import count_multiply_adds
+from deploykit.models.catalogue import find_model
+from deploykit.models.initialize import measure_statistics
+from deploykit.models.registry import load_model
+
+T = TypeVar("T")
+
+# Sums of the same products in the same order, so only rounding differs; logits are of the order of 1.
+FLOAT32_TOLERANCE, FLOAT64_TOLERANCE = 1e-4, 1e-8
+BATCHES = (1, 8, 32)
+
+
+def main() -> None:
+    name, folder, *targets = sys.argv[1:]
+    bundle_path = Path(folder) / name
+    oracle = compare_with_oracle(name, Path(folder))
+    exported, export_s = timed(lambda: run(["--quiet", "export", name, "-o", str(bundle_path), "--json"]))
+    verified, verify_s = (exported, 0.0) if exported else timed(lambda: run(["--quiet", "verify", str(bundle_path)]))
+    if exported or verified:
+        sys.exit(1)
+    bundle = Bundle.open(bundle_path)
+    predict, explain = (onnx.load(bundle.file(f"fp32/{graph}.onnx")) for graph in ("predict", "explain"))
+    files = bundle.manifest.files
+    row = {
+        "family": bundle.manifest.model.family,
+        "task": bundle.manifest.model.task,
+        "parameters": find_model(name).parameters,
+        "multiply_adds": count_multiply_adds(predict),
+        "image": [bundle.manifest.image.height, bundle.manifest.image.width],
+        "layer": [layer.name for layer in bundle.manifest.layers],
+        "nodes": {"predict": len(predict.graph.node), "explain": len(explain.graph.node)},
+        "predict_mb": round(files["fp32/predict.onnx"].size_bytes / 1e6, 1),
+        "oracle": oracle,
+        "export_s": export_s,
+        "verify_s": verify_s,
+        "parity": (files["fp32/predict.onnx"].parity or {})["relative_difference"],
+        "explain_parity": (files["fp32/explain.onnx"].parity or {})["relative_difference"],
+        "explain_reference": (files["fp32/explain.onnx"].parity or {})["reference"],
+        "engines": {
+            target: {"predict": build_engine(predict, target), "explain": build_engine(explain, target)} for target in targets
+        },
+    }
+    row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps(row))
+
+
+@torch.no_grad()
+def compare_with_oracle(name: str, folder: Path) -> dict[str, Any] | None:
+    """The largest difference of the logits to an independent implementation with the same weights; None where there is none.
+
+    Raises:
+        SystemExit: they differ by more than rounding.
+    """
+    if name not in ORACLES:
+        return None
+    oracle = ORACLES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        theirs = oracle.build().eval()
+        pictures = torch.randn(2, 3, oracle.size, oracle.size)
+        measure_statistics(theirs, torch.randn(2, 3, 128, 128))
+    torch.save(theirs.state_dict(), folder / "weights.pth")
+    ours = load_model(name, weights_file=folder / "weights.pth", layout=oracle.layout).model
+    found = {"library": oracle.library, "name": oracle.name}
+    differences = []
+    for dtype, allowed in ((torch.float32, FLOAT32_TOLERANCE), (torch.float64, FLOAT64_TOLERANCE)):
+        expected, seen = (_logits(model.to(dtype)(pictures.to(dtype))) for model in (theirs, ours))
+        spread = float((expected[0] - expected[1]).abs().max())
+        difference = float((seen - expected).abs().max())
+        if not difference <= allowed or not spread > 100 * difference:
+            sys.exit(f"error: {dtype} logits differ from {oracle.library}'s by {difference:.1e} (of two pictures by {spread:.1e})")
+        differences.append(difference)
+    (folder / "weights.pth").unlink()
+    return {**found, "float32": differences[0], "float64": differences[1]}
+
+
+def _logits(output: object) -> torch.Tensor:
+    """The logits among what a library's module gives."""
+    if isinstance(output, dict):
+        output = output["out"]
+    assert isinstance(output, torch.Tensor)
+    return output
+
+
+def build_engine(graph: onnx.ModelProto, target: str) -> dict[str, float]:
+    """Build a strongly typed engine with a dynamic batch for another machine's GPU; none is needed here.
+
+    Raises:
+        SystemExit: the parser or the builder refuses the graph.
+    """
+    logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR)
+    builder = tensorrt_rtx.Builder(logger)
+    network = builder.create_network(1 << int(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = tensorrt_rtx.OnnxParser(network, logger)
+    if not parser.parse(graph.SerializeToString()):
+        sys.exit(f"error: TensorRT's parser: {'; '.join(parser.get_error(i).desc() for i in range(parser.num_errors))}")
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(tensorrt_rtx.ComputeCapability, target.upper()), 0)
+    profile = builder.create_optimization_profile()
+    for i in range(network.num_inputs):
+        tensor = network.get_input(i)
+        profile.set_shape(tensor.name, *[[n, *list(tensor.shape)[1:]] for n in BATCHES])
+    config.add_optimization_profile(profile)
+    plan, seconds = timed(lambda: builder.build_serialized_network(network, config))
+    if plan is None:
+        sys.exit(f"error: TensorRT's builder gave no engine for {target}")
+    return {"build_s": seconds, "mb": round(plan.nbytes / 1e6, 1)}
+
+
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """What a call gives, and its seconds."""
+    start = time.perf_counter()
+    answer = call()
+    return answer, round(time.perf_counter() - start, 1)
+
+
+if __name__ == "__main__":
+    main()
