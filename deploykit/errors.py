@@ -8,6 +8,7 @@
     ├── ExportError         a model that does not become an ONNX graph
     ├── GraphError          an ONNX graph that is malformed, too new, or uses what deploykit cannot handle
     ├── ParityError         two stages of the chain that should agree, and do not
+    ├── MeasurementError    a latency that cannot be believed, or two that cannot be compared
     ├── BundleError         a bundle that is missing, damaged, stale, or in the way
     └── SessionError        a backend that is not there or does not load the file
         └── InputError      an array of the wrong name, dtype, rank or shape (also a ValueError)
@@ -63,6 +64,10 @@ class ParityError(DeploykitError):
 
 class BundleError(DeploykitError):
     """A bundle that is missing, damaged, stale, or in the way."""
+
+
+class MeasurementError(DeploykitError):
+    """A latency that cannot be believed, or two that cannot be compared."""
 
 
 class SessionError(DeploykitError):
