@@ -14,9 +14,16 @@ from torch import Tensor, nn
 
 from deploykit.models.initialize import measure_statistics
 from deploykit.models.labels import load_imagenet_labels
+from deploykit.models.published import TORCHVISION_PAGE
 from deploykit.models.registry import MODELS, load_model
 
-TORCHVISION_NAMES = [name for name, entry in MODELS.items() if entry.family != "efficientnet_lite"]
+TORCHVISION_FAMILIES = ("densenet", "efficientnet", "efficientnet_v2", "resnet", "resnext")
+TORCHVISION_NAMES = [
+    *(name for name, entry in MODELS.items() if entry.family in TORCHVISION_FAMILIES),
+    *("mobilenet_v2", "vgg16", "vgg16_bn"),
+]
+# Names that differ from another one in the numbers of a table alone, and are large: their tensors are compared by name and shape.
+LARGE = {"densenet201", "efficientnet_v2_m", "efficientnet_v2_l", "resnext101_32x8d", "vgg16"}
 # Sums of the same products in the same order, so only rounding differs; logits are of the order of 1.
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE = 1e-8, 1e-4
 
@@ -69,6 +76,15 @@ def assert_same_logits(ours: nn.Module, theirs: nn.Module, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", TORCHVISION_NAMES)
+def test_a_model_has_torchvisions_tensors(name: str) -> None:
+    entry = MODELS[name]
+    with torch.device("meta"):
+        ours, theirs = entry.build(1000, entry.conventions), torchvision.models.get_model(name)
+    shapes = {key: tensor.shape for key, tensor in ours.state_dict().items()}
+    assert shapes == {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", [name for name in TORCHVISION_NAMES if name not in LARGE])
 def test_a_model_gives_torchvisions_logits_with_torchvisions_state_dict(name: str, tmp_path: Path) -> None:
     with torch.device("meta"):  # torchvision's own random weights are not needed
         theirs = torchvision.models.get_model(name)
@@ -92,6 +108,10 @@ def test_a_model_gives_torchvisions_logits_with_torchvisions_state_dict(name: st
         ("tf_efficientnet_lite4", "efficientnet_lite4", "timm-tf"),
         ("resnet18", "resnet18", None),
         ("resnet50", "resnet50", None),
+        ("mobilenetv1_100", "mobilenet_v1", None),
+        ("mobilenetv2_100", "mobilenet_v2", None),
+        ("tf_efficientnetv2_s", "efficientnet_v2_s", None),
+        ("efficientnetv2_s", "efficientnet_v2_s", "timm"),
     ],
 )
 @pytest.mark.parametrize("size", [64, 67])  # even and odd lengths pad differently under TensorFlow's rule
@@ -120,9 +140,11 @@ def test_the_two_conventions_that_share_timms_keys_give_different_logits(tmp_pat
 @pytest.mark.parametrize("name", TORCHVISION_NAMES)
 def test_published_weights_and_image_specs_are_torchvisions(name: str) -> None:
     theirs = torchvision.models.get_model_weights(name)
+    published = [weights for weights in MODELS[name].weights if weights.source == TORCHVISION_PAGE]
     assert MODELS[name].weights[0].name == theirs.DEFAULT.name
-    assert {weights.name for weights in MODELS[name].weights} == {weights.name for weights in theirs}
-    for ours in MODELS[name].weights:
+    # IMAGENET1K_FEATURES, of vgg16, have no classifier.
+    assert {weights.name for weights in published} == {weights.name for weights in theirs} - {"IMAGENET1K_FEATURES"}
+    for ours in published:
         weights = theirs[ours.name]
         transform, image = weights.transforms(), ours.image
         assert ours.url == weights.url
@@ -133,6 +155,24 @@ def test_published_weights_and_image_specs_are_torchvisions(name: str) -> None:
         assert transform.interpolation.value == image.interpolation
         assert (tuple(transform.mean), tuple(transform.std)) == (image.mean, image.std)
         assert image.resize_rule == "shorter"
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"])
+def test_timms_weights_and_image_specs_are_timms(name: str) -> None:
+    published = [weights for weights in MODELS[name].weights if weights.source != TORCHVISION_PAGE]
+    assert published
+    for ours in published:
+        config = timm.models.get_pretrained_cfg(ours.name)
+        assert config is not None
+        image, theirs = ours.image, config.to_dict()
+        # The last size that timm knows for evaluation; MobileNetV1's figure is taken at its size of training.
+        size = theirs["input_size"] if name == "mobilenet_v1" else theirs["test_input_size"]
+        assert size == (3, image.height, image.width)
+        assert image.resize_size == round(image.height / theirs["crop_pct"])
+        assert theirs["interpolation"] == image.interpolation
+        assert (theirs["mean"], theirs["std"]) == (image.mean, image.std)
+        assert theirs["hf_hub_id"] == ours.source.removeprefix("https://huggingface.co/")
+        assert (ours.url or "") == theirs["url"]
 
 
 def test_lites_image_specs_agree_with_timms_where_timm_kept_the_original_ones() -> None:

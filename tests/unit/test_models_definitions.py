@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from deploykit.errors import UsageError
-from deploykit.models.families.efficientnet import MBConv, SamePadConv2d, same_padding, scale_width
+from deploykit.models.families.blocks import SamePadConv2d, same_padding
+from deploykit.models.families.densenet import DenseBlock
+from deploykit.models.families.efficientnet import MBConv, scale_width
+from deploykit.models.families.efficientnet_v2 import FusedMBConv
+from deploykit.models.families.mobilenet_v1 import DepthwiseSeparableConv
+from deploykit.models.families.mobilenet_v2 import InvertedResidual
 from deploykit.models.families.resnet import BasicBlock, Bottleneck
 from deploykit.models.layouts import PYTORCH, TENSORFLOW, Conventions
 from deploykit.models.registry import MODELS, find_model, load_model
@@ -41,21 +46,33 @@ def test_some_parameter_counts_are_those_of_the_papers() -> None:
     assert counts["efficientnet_b3"] == 12_233_232
     assert counts["resnet50"] == 25_557_032
     assert counts["efficientnet_lite0"] == 4_652_008
+    assert round(counts["mobilenet_v1"] / 1e6, 1) == 4.2  # Howard 2017, table 8
+    assert round(counts["mobilenet_v2"] / 1e6, 1) in (3.4, 3.5)  # Sandler 2018, table 4: 3.4 M
+    assert round(counts["vgg16"] / 1e6) == 138  # Simonyan 2015, table 2
+    assert round(counts["resnext50_32x4d"] / 1e6) == 25  # Xie 2017, table 1: 25.0 M
+    assert round(counts["efficientnet_v2_m"] / 1e6) == 54  # Tan 2021, table 7
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.task == "classification"])
 def test_the_default_layer_is_the_last_feature_map_and_the_head_is_linear(name: str) -> None:
     entry = MODELS[name]
     with torch.device("meta"):
         model = entry.build(7, entry.conventions)
         features: list[Tensor] = []
         hook = model.get_submodule(entry.cam_layer).register_forward_hook(lambda _m, _i, output: features.append(output))
-        logits = model.eval()(torch.zeros(2, 3, 64, 96))
+        logits = model.eval()(torch.zeros(2, 3, 192, 256))
         hook.remove()
     head = model.get_submodule(entry.head)
     assert isinstance(head, nn.Linear)
     assert logits.shape == (2, 7)
-    assert features[0].shape == (2, head.in_features, 2, 3)  # stride 32
+    rows, channels, height, width = features[0].shape
+    assert rows == 2
+    if entry.family == "vgg":  # it pools once more, behind the layer; two of the three have hidden layers besides
+        assert (channels, height, width) == (1024 if name == "vgg16_cam" else 512, 12, 16)
+    else:
+        assert channels == head.in_features
+        # Stride 32; a network that does not pad loses a pixel or two at the edges.
+        assert (height, width) == (6, 8) or (entry.family.startswith(("inception", "xception")) and 3 < height < width < 8)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -139,15 +156,37 @@ def photos(size: int) -> Tensor:
     return (torch.cat(shaped) / 255 - 0.45) / 0.23
 
 
+# What a network is made of; a VGG is made of layers, and pools after every few.
+BLOCKS = (BasicBlock, Bottleneck, DenseBlock, DepthwiseSeparableConv, FusedMBConv, InvertedResidual, MBConv, nn.MaxPool2d)
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b7", "efficientnet_lite4", "resnet18", "resnet152"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "densenet201",
+        "efficientnet_b0",
+        "efficientnet_b7",
+        "efficientnet_lite4",
+        "efficientnet_v2_m",
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "resnet18",
+        "resnet152",
+        "resnext50_32x4d",
+        "vgg16",
+        "vgg16_bn",
+        "vgg16_cam",
+    ],
+)
 def test_random_weights_neither_vanish_nor_explode_and_tell_photos_apart(name: str) -> None:
     model = load_model(name, seed=5).model
     spreads: list[float] = []
     for module in model.modules():
-        if isinstance(module, MBConv | BasicBlock | Bottleneck):
+        if isinstance(module, BLOCKS):
             module.register_forward_hook(lambda _m, _i, output: spreads.append(float(output.std())))
     logits = model(photos(160))
+    assert len(spreads) >= 4
     assert min(spreads) > 0.3
     assert max(spreads) < 10
     assert 0.2 < float(logits.std()) < 5

@@ -154,7 +154,7 @@ def test_half_precision_weights_give_the_logits_of_their_float32_values(dtype: t
 
 
 @pytest.mark.parametrize("layout", [TIMM, EFFICIENTNET_PYTORCH])
-@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("efficientnet")])
+@pytest.mark.parametrize("name", [n for n, entry in MODELS.items() if entry.family in ("efficientnet", "efficientnet_lite")])
 def test_a_layout_names_every_tensor_of_every_variant_once(name: str, layout: Layout) -> None:
     entry = MODELS[name]
     with torch.device("meta"):

@@ -1,16 +1,26 @@
-"""What is known of the EfficientNets.
+"""What is known of the EfficientNets and EfficientNetV2s.
 
-Weights and their figures: for B0 to B7 https://docs.pytorch.org/vision/stable/models.html; for Lite its README and preprocessing in
-https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet.
+Weights and their figures: for B0 to B7 and V2 https://docs.pytorch.org/vision/stable/models.html; for Lite its README and
+preprocessing in https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet; for V2 also timm's ports of the
+authors' weights, with the figures of its results/results-imagenet.csv. timm puts the first 8 digits of a file's sha256 into its
+name, as torchvision does.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
 
 from deploykit.models.entry import ModelEntry
-from deploykit.models.families import efficientnet
-from deploykit.models.layouts import EFFICIENTNET_LAYOUTS, PYTORCH, PYTORCH_EPS_3, TENSORFLOW, Conventions
+from deploykit.models.families import efficientnet, efficientnet_v2
+from deploykit.models.layouts import (
+    EFFICIENTNET_LAYOUTS,
+    EFFICIENTNET_V2_LAYOUTS,
+    PYTORCH,
+    PYTORCH_EPS_3,
+    TENSORFLOW,
+    Conventions,
+)
 from deploykit.models.published import PublishedWeights, TorchvisionFile
 from deploykit.spec import ImageSpec
 
@@ -31,6 +41,9 @@ _PARAMETERS = {
     "efficientnet_lite2": 6_092_072,
     "efficientnet_lite3": 8_197_096,
     "efficientnet_lite4": 13_006_568,
+    "efficientnet_v2_s": 21_458_488,
+    "efficientnet_v2_m": 54_139_356,
+    "efficientnet_v2_l": 118_515_272,
 }
 _WEIGHTS = {
     "efficientnet_b0": [TorchvisionFile("IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth", 224, 256, "bicubic", 77.692)],
@@ -100,4 +113,65 @@ def _entry(name: str, scaling: efficientnet.Scaling) -> ModelEntry:
     )
 
 
-ENTRIES = tuple(_entry(name, scaling) for name, scaling in efficientnet.SCALINGS.items())
+_HALF = (0.5,) * 3
+_V2 = {
+    "efficientnet_v2_s": TorchvisionFile("IMAGENET1K_V1", "efficientnet_v2_s-dd5fe13b.pth", 384, 384, "bilinear", 84.228),
+    "efficientnet_v2_m": TorchvisionFile("IMAGENET1K_V1", "efficientnet_v2_m-dc08266a.pth", 480, 480, "bilinear", 85.112),
+    "efficientnet_v2_l": TorchvisionFile("IMAGENET1K_V1", "efficientnet_v2_l-59c71312.pth", 480, 480, "bicubic", 85.808),
+}
+# timm's name, file, size, top-1.
+_V2_TIMM = {
+    "efficientnet_v2_s": (
+        ("tf_efficientnetv2_s.in21k_ft_in1k", "tf_efficientnetv2_s_21ft1k-d7dafa41.pth", 384, 84.288),
+        ("tf_efficientnetv2_s.in1k", "tf_efficientnetv2_s-eb54923e.pth", 384, 83.900),
+    ),
+    "efficientnet_v2_m": (
+        ("tf_efficientnetv2_m.in21k_ft_in1k", "tf_efficientnetv2_m_21ft1k-bf41664a.pth", 480, 86.000),
+        ("tf_efficientnetv2_m.in1k", "tf_efficientnetv2_m-cc09e0cd.pth", 480, 85.204),
+    ),
+    "efficientnet_v2_l": (
+        ("tf_efficientnetv2_l.in21k_ft_in1k", "tf_efficientnetv2_l_21ft1k-60127a9d.pth", 480, 86.802),
+        ("tf_efficientnetv2_l.in1k", "tf_efficientnetv2_l-d664b728.pth", 480, 85.664),
+    ),
+}
+_V2_TIMM_URL = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-effv2-weights/"
+
+
+def _published_by_torchvision(name: str) -> PublishedWeights:
+    """S and M were trained by torchvision; L is the authors', with their mean and standard deviation."""
+    weights = _V2[name].published()
+    return replace(weights, image=replace(weights.image, mean=_HALF, std=_HALF)) if name == "efficientnet_v2_l" else weights
+
+
+def _published_by_timm(name: str, file: str, size: int, top1: float) -> PublishedWeights:
+    image = ImageSpec(size, size, size, interpolation="bicubic", mean=_HALF, std=_HALF)
+    digest = file.removesuffix(".pth").rpartition("-")[2]
+    return PublishedWeights(name, image, top1, f"https://huggingface.co/timm/{name}", _V2_TIMM_URL + file, sha256=digest)
+
+
+def _build_v2(variant: efficientnet_v2.Variant, num_classes: int, conventions: Conventions) -> nn.Module:
+    return efficientnet_v2.EfficientNetV2(variant, num_classes, conventions)
+
+
+def _entry_v2(name: str, variant: efficientnet_v2.Variant) -> ModelEntry:
+    weights = (_published_by_torchvision(name), *(_published_by_timm(*row) for row in _V2_TIMM[name]))
+    return ModelEntry(
+        name=name,
+        family="efficientnet_v2",
+        paper="Tan & Le, EfficientNetV2: Smaller Models and Faster Training, ICML 2021",
+        paper_url="https://arxiv.org/abs/2104.00298",
+        build=partial(_build_v2, variant),
+        parameters=_PARAMETERS[name],
+        cam_layer=f"features.{len(variant.fused) + len(variant.stages) + 1}",
+        head="classifier.1",
+        conventions=PYTORCH_EPS_3,
+        layouts=EFFICIENTNET_V2_LAYOUTS,
+        image=weights[0].image,
+        weights=weights,
+    )
+
+
+ENTRIES = (
+    *(_entry(name, scaling) for name, scaling in efficientnet.SCALINGS.items()),
+    *(_entry_v2(name, variant) for name, variant in efficientnet_v2.VARIANTS.items()),
+)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from deploykit.models.families.blocks import conv_bn
 from deploykit.models.initialize import quieten_branch
 from deploykit.models.layouts import Conventions
 
@@ -99,50 +99,6 @@ def scale_stages(scaling: Scaling) -> tuple[Stage, ...]:
         )
         for i, stage in enumerate(BASELINE)
     )
-
-
-class SamePadConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: an odd pixel of padding goes to the bottom and the right.
-
-    The amount follows from the input's height and width, which are Python integers, so an export at a fixed size holds
-    constants and keeps the batch dynamic.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        (top, bottom), (left, right) = (
-            same_padding(x.shape[axis + 2], self.kernel_size[axis], self.stride[axis]) for axis in (0, 1)
-        )
-        if (top, left) == (bottom, right):  # no separate Pad node where the convolution can pad by itself
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
-        x = F.pad(x, (left, right, top, bottom))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels of padding (before, after) that make the output ``ceil(size / stride)`` long."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def conv_bn(
-    channels_in: int,
-    channels_out: int,
-    kernel: int,
-    conventions: Conventions,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    activation: nn.Module | None = None,
-) -> nn.Sequential:
-    """Convolution, batch normalization and, where one is given, an activation: modules 0, 1 and 2."""
-    # With stride 1 and an odd kernel both conventions pad alike; only strided convolutions need the other class.
-    conv = SamePadConv2d if conventions.padding == "same" and stride > 1 else nn.Conv2d
-    padding = 0 if conv is SamePadConv2d else kernel // 2
-    layers: list[nn.Module] = [
-        conv(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False),
-        nn.BatchNorm2d(channels_out, eps=conventions.bn_eps),
-    ]
-    return nn.Sequential(*layers, *([] if activation is None else [activation]))
 
 
 class SqueezeExcitation(nn.Module):
