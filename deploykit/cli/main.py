@@ -23,6 +23,7 @@ VERBS = {
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
     "evaluate-cam": "Compare explanation methods and layers on your own pictures.",
+    "bench": "Measure how long a bundle's answers and explanations take.",
     "verify": "Check that a bundle, or an ONNX graph, is whole and answers as it should.",
     "inspect": "Show what a bundle or an ONNX graph holds.",
     "doctor": "Show what is installed here, which backends work, and why the others do not.",

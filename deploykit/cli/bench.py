@@ -1,0 +1,172 @@
+"""``deploykit bench``: how long do answers and explanations take, and is it faster than before?"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploykit.benchmark.compare import Comparison, compare_reports
+from deploykit.benchmark.report import Report, read_report
+from deploykit.benchmark.tables import as_csv, as_markdown, as_text, comparison_text
+from deploykit.bundle import Bundle
+from deploykit.cli import console
+from deploykit.cli.bench_cases import GRAPHS, LIKES, Wanted, run_benchmark
+from deploykit.cli.options import warn_if_untrained
+from deploykit.errors import MeasurementError, UsageError
+from deploykit.spec import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PLOTS = ("png", "svg", "pdf")
+
+
+class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """Whole numbers from 1 on, separated by commas."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """``1,4,8`` to (1, 4, 8)."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(dict.fromkeys(int(part) for part in str(value).split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is no list of whole numbers such as 1,4,8", param, ctx)
+        if min(numbers) < 1:
+            self.fail(f"{value!r} holds {min(numbers)}, expected 1 or more", param, ctx)
+        return numbers
+
+
+class _Several(click.ParamType):  # type: ignore[type-arg]
+    """Some of a few words, separated by commas."""
+
+    name = "names"
+
+    def __init__(self, allowed: "Sequence[str]") -> None:
+        self._allowed = tuple(allowed)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """``predict,explain`` to (predict, explain)."""
+        names = tuple(dict.fromkeys(str(value).split(","))) if not isinstance(value, tuple) else value
+        if unknown := [name for name in names if name not in self._allowed]:
+            self.fail(f"{unknown[0]!r} is not one of {', '.join(self._allowed)}", param, ctx)
+        return names
+
+
+def _output(*flags: str, text: str) -> Callable[[Any], Any]:
+    return click.option(*flags, type=click.Path(path_type=Path, dir_okay=False), help=text)
+
+
+@click.command(name="bench")
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--graph", "graphs", type=_Several(GRAPHS), help="predict, explain, or both. [default: what the bundle has]")
+@click.option("--precision", "precisions", type=_Several([str(p) for p in Precision]), help="[default: what the bundle has]")
+@click.option("--batch", "batches", type=_Numbers(), default="1,8", show_default=True, help="Images of a call.")
+@click.option("--concurrency", "concurrencies", type=_Numbers(), default="1", show_default=True, help="Callers at once.")
+@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's: cpu, cuda, tensorrt, openvino, ...")
+@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="CPU threads per run; 0 takes all.")
+@click.option("--like", type=click.Choice(list(LIKES)), default="deploykit", show_default=True,
+              help="Measure what that tool measures, so that figures can be held against each other.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Per case. [default: 3]")
+@_output("--json", "json_file", text="Write every sample and its circumstances.")
+@_output("--csv", "csv_file", text="Write a line per case.")
+@_output("--markdown", "markdown_file", text="Write the table as Markdown.")
+@_output("--plot", "plot_file", text="Draw the latencies and the throughput: .png, .svg or .pdf.")
+@click.option("--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
+              help="Measure nothing; say how B differs from A, and whether that is more than noise.")  # fmt: skip
+@click.option(
+    "--fail-above", type=click.FloatRange(0), metavar="PERCENT", help="With --compare: exit with 1 where B is that much slower."
+)
+def command(
+    bundle: Path | None,
+    graphs: tuple[str, ...] | None,
+    precisions: tuple[str, ...] | None,
+    batches: tuple[int, ...],
+    concurrencies: tuple[int, ...],
+    provider: str,
+    threads: int,
+    like: str,
+    seconds: float | None,
+    json_file: Path | None,
+    csv_file: Path | None,
+    markdown_file: Path | None,
+    plot_file: Path | None,
+    compare: tuple[Path, Path] | None,
+    fail_above: float | None,
+) -> None:
+    """Measure how long a bundle's answers and explanations take.
+
+    Every call is timed alone, from host memory to host memory, and synchronized; the rounds of all cases are interleaved, so that
+    what slows the machine for a moment meets all of them. Percentiles are shown from the number of samples on that they need.
+    """
+    if compare is not None:
+        _compare(compare, fail_above, is_alone=bundle is None)
+        return
+    if bundle is None:
+        raise UsageError("a BUNDLE to measure, or --compare A.json B.json, is needed")
+    if fail_above is not None:
+        raise UsageError("--fail-above goes with --compare")
+    if plot_file is not None and plot_file.suffix.lstrip(".").lower() not in PLOTS:
+        raise UsageError(f"--plot is {plot_file}, expected a file ending in .{', .'.join(PLOTS)}")
+    opened = Bundle.open(bundle)
+    warn_if_untrained(opened)
+    wanted = Wanted(
+        graphs or _graphs_of(opened),
+        tuple(Precision(p) for p in precisions or opened.precisions),
+        batches,
+        concurrencies,
+        provider,
+        threads,
+        like,
+        LIKES[like].seconds if seconds is None else seconds,
+    )
+    with console.progress(f"measuring {wanted.cases} cases", wanted.cases * (wanted.rounds + 1)) as advance:
+        report = run_benchmark(opened, wanted, advance)
+    console.result(as_text(report))
+    _write(report, json_file, csv_file, markdown_file, plot_file)
+
+
+def _graphs_of(bundle: Bundle) -> tuple[str, ...]:
+    return tuple(graph for graph in GRAPHS if f"{bundle.precisions[0]}/{graph}.onnx" in bundle.manifest.files)
+
+
+def _write(
+    report: Report, json_file: Path | None, csv_file: Path | None, markdown_file: Path | None, plot_file: Path | None
+) -> None:
+    texts = ((json_file, report.to_text), (csv_file, lambda: as_csv(report)), (markdown_file, lambda: as_markdown(report)))
+    for path, render in texts:
+        if path is not None:
+            _put(path, render().encode())
+    if plot_file is not None:
+        # Imported here because it needs matplotlib, which is an extra of its own.
+        from deploykit.benchmark.plots import draw_report
+
+        _put(plot_file, draw_report(report, plot_file.suffix.lstrip(".").lower()))
+
+
+def _put(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise MeasurementError(f"{path} cannot be written: {error}") from error
+    console.note(f"wrote {path}")
+
+
+def _compare(paths: tuple[Path, Path], fail_above: float | None, *, is_alone: bool) -> None:
+    if not is_alone:
+        raise UsageError("--compare measures nothing, and a BUNDLE was given", hint="deploykit bench --compare A.json B.json")
+    first, second = (read_report(path) for path in paths)
+    comparison = compare_reports(first, second)
+    console.result(comparison_text(comparison))
+    slower = [] if fail_above is None else _slower(comparison, fail_above)
+    if slower:
+        raise MeasurementError(
+            f"{len(slower)} of {len(comparison.differences)} cases are more than {fail_above:g} % slower: {', '.join(slower)}"
+        )
+
+
+def _slower(comparison: Comparison, percent: float) -> list[str]:
+    return [d.second.title for d in comparison.differences if d.is_beyond_noise and d.ratio > 1 + percent / 100]

@@ -1,0 +1,97 @@
+"""``deploykit bench`` as a user runs it. Nothing here judges a time: only what is reported, written and refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deploykit.bundle import Bundle
+from tests.conftest import Deploykit
+
+QUICK = ("--batch", "1,2", "--seconds", "0.2")
+
+
+@pytest.fixture(scope="module")
+def reports(small: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs of one thing."""
+    from deploykit.cli.main import run
+
+    folder = tmp_path_factory.mktemp("bench")
+    for name in ("a.json", "b.json"):
+        files = ["--json", str(folder / name), "--csv", str(folder / "r.csv"), "--plot", str(folder / "r.png")]
+        assert run(["-q", "bench", str(small.path), *QUICK, *files, "--markdown", str(folder / "r.md")]) == 0
+    return folder / "a.json", folder / "b.json"
+
+
+def test_every_combination_is_measured_and_written(reports: tuple[Path, Path]) -> None:
+    report = json.loads(reports[0].read_text())
+    cases = [(case["graph"], case["precision"], case["batch"]) for case in report["cases"]]
+    assert cases == [("preprocess", "", 1)] + [(graph, "fp32", batch) for graph in ("predict", "explain") for batch in (1, 2)]
+    assert all(case["latency_ms"]["count"] >= 10 for case in report["cases"])
+    assert report["machine"]["packages"]["onnxruntime"]
+    assert report["subject"]["graphs"]["fp32/predict.onnx"]
+    with (reports[0].parent / "r.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(cases)
+    assert (reports[0].parent / "r.md").read_text().count("| predict fp32 b") == 2
+    with Image.open(reports[0].parent / "r.png") as plot:
+        assert plot.width > 1000
+
+
+def test_two_runs_are_compared_case_by_case(deploykit_here: Deploykit, reports: tuple[Path, Path]) -> None:
+    done = deploykit_here("bench", "--compare", *reports)
+    assert done.returncode == 0
+    assert done.stdout.startswith("compared: the same thing twice")
+    assert done.stdout.count(" ms  ") == 5
+
+
+def test_a_slower_side_fails_where_that_was_asked(deploykit_here: Deploykit, reports: tuple[Path, Path], tmp_path: Path) -> None:
+    slow = json.loads(reports[0].read_text())
+    for case in slow["cases"]:
+        for burst in case["rounds"]:
+            burst["wall_ms"] = [10 * ms for ms in burst["wall_ms"]]
+    (tmp_path / "slow.json").write_text(json.dumps(slow))
+    done = deploykit_here("bench", "--compare", reports[0], tmp_path / "slow.json", "--fail-above", "20")
+    assert done.returncode == 1
+    assert "5 of 5 cases are more than 20 % slower" in done.stderr
+    assert "10.00x slower" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "a BUNDLE to measure, or --compare"),
+        (("BUNDLE", "--batch", "0,4"), "expected 1 or more"),
+        (("BUNDLE", "--batch", "four"), "no list of whole numbers such as 1,4,8"),
+        (("BUNDLE", "--graph", "guess"), "'guess' is not one of predict, explain"),
+        (("BUNDLE", "--plot", "r.gif"), "expected a file ending in .png, .svg, .pdf"),
+        (("BUNDLE", "--like", "trtexec10", "--concurrency", "2"), "has one call in flight, and --concurrency asks for 2"),
+        (("BUNDLE", "--fail-above", "5"), "--fail-above goes with --compare"),
+        (("BUNDLE", "--compare", "a.json", "b.json"), "--compare measures nothing, and a BUNDLE was given"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused_by_name(
+    arguments: tuple[str, ...], says: str, deploykit_here: Deploykit, small: Bundle
+) -> None:
+    done = deploykit_here("bench", *(str(small.path) if a == "BUNDLE" else a for a in arguments))
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_like_trtexec_is_written_down_and_not_compared_with_anything_else(
+    deploykit_here: Deploykit, small: Bundle, reports: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "t.json"
+    assert deploykit_here("bench", small.path, "--like", "trtexec11", *QUICK, "--graph", "predict", "--json", file).returncode == 0
+    assert json.loads(file.read_text())["method"]["like"] == "trtexec11"
+    refused = deploykit_here("bench", "--compare", reports[0], file)
+    assert refused.returncode == 1
+    assert "no measurements of the same kind: method: like" in refused.stderr
+
+
+def test_several_callers_are_measured_on_one_session(deploykit_here: Deploykit, small: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    options = ("--graph", "predict", "--batch", "1", "--threads", "1", "--concurrency", "1,3", "--seconds", "0.2")
+    assert deploykit_here("bench", small.path, *options, "--json", file).returncode == 0
+    assert [case["concurrency"] for case in json.loads(file.read_text())["cases"]] == [1, 1, 3]
