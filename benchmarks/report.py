@@ -1,37 +1,19 @@
 """What stands beside figures that people are to believe: machine, versions, commit; and how figures are written down."""
 
 import json
-import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Measurement, summarize
+from deploykit.benchmark import machine
 
 RESULTS = Path(__file__).parent / "results"
-
-# What decides how fast the arithmetic of a classifier can be on x86-64 and on ARM.
-_FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "bf16",
-)
 
 
 @dataclass(frozen=True)
@@ -68,22 +50,8 @@ class Section:
 
 
 def describe_machine(*packages: str) -> dict[str, Any]:
-    """The machine, the date, the commit, and the versions of the packages that took part."""
-    cpu = _fields(Path("/proc/cpuinfo"))
-    memory = _fields(Path("/proc/meminfo")).get("MemTotal", "")
-    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
-    return {
-        "cpu": cpu.get("model name") or platform.processor(),
-        "cpu_features": [name for name in _FEATURES if name in flags],
-        "cores": os.cpu_count(),
-        "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "memory_bytes": int(memory.removesuffix(" kB")) * 1024 if memory else None,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
-    }
+    """`deploykit.benchmark.machine.describe_machine`, and the commit that was measured."""
+    return machine.describe_machine(*packages) | {"commit": _commit()}
 
 
 def write_results(path: Path, record: Mapping[str, Any]) -> None:
@@ -130,20 +98,6 @@ def remarks(measured: Measurement) -> str:
 def say(text: str) -> None:
     """Tell how far the work is, on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def _fields(path: Path) -> dict[str, str]:
-    """The ``name : value`` lines of a file of the kernel's, the first of each name; none where there is no such file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    pairs = [line.split(":", 1) for line in lines if ":" in line]
-    return {name.strip(): value.strip() for name, value in reversed(pairs)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:
