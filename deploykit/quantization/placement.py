@@ -5,12 +5,25 @@ documentation, "Working with Quantized Types", "Q/DQ Placement Recommendations")
 Nothing is calibrated here: which tensors need a threshold is part of the answer.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from deploykit.errors import UsageError
+from deploykit.errors import GraphError, UsageError
+from deploykit.graph.scopes import scopes_of
+from deploykit.graph.tensors import Tensors, describe_tensors
+from deploykit.quantization.placement_rules import RULES
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators with weights."""
+
+# What runs inside a neighbour's kernel, or moves values about: INT8 before it and behind it is of use across it.
+_LIGHT = frozenset(
+    {"Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Div", "Dropout", "Elu", "Flatten", "GlobalAveragePool",
+     "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MaxPool", "Mul", "PRelu", "Pad", "ReduceMean", "Relu", "Reshape",
+     "Resize", "Sigmoid", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,9 @@ class Edge:
     tensor: str
     rule: str
 
+    def __post_init__(self) -> None:
+        _require_rule(self.rule)
+
 
 @dataclass(frozen=True)
 class ScaleGroup:
@@ -45,6 +61,11 @@ class ScaleGroup:
     calibrated: tuple[str, ...]
     rule: str
 
+    def __post_init__(self) -> None:
+        _require_rule(self.rule)
+        if not self.calibrated or not set(self.calibrated) <= set(self.tensors):
+            raise ValueError(f"calibrated tensors are {self.calibrated}, expected one or more of {self.tensors}")
+
 
 @dataclass(frozen=True)
 class WeightEdge:
@@ -54,14 +75,12 @@ class WeightEdge:
         node, input: where it is read.
         weight: the constant's name.
         axis: of the output channels, one scale each; counted from 0.
-        group: of a grouped transposed convolution, whose output channels are axis 1 within each of ``group`` slices of axis 0.
     """
 
     node: str
     input: int
     weight: str
     axis: int
-    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,9 @@ class FloatNode:
     operator: str
     rule: str
 
+    def __post_init__(self) -> None:
+        _require_rule(self.rule)
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -79,11 +101,11 @@ class Placement:
 
     Args:
         groups: every tensor with a pair, once.
-        edges: who reads them through it.
+        edges: who reads them through it, in graph order.
         weights: constants stored as INT8.
         floats: layers left in float.
-        cpu_tensors: outputs of convolutions that TensorRT keeps in float inside one fused kernel, and for which a CPU needs a pair of its
-            own (`twin`). They need thresholds too; the TensorRT graph does not use them.
+        cpu_tensors: outputs of convolutions that TensorRT keeps in float inside one fused kernel, and for which a CPU needs a pair
+            of its own (`twin`). They need thresholds too; the TensorRT graph does not use them.
     """
 
     groups: tuple[ScaleGroup, ...]
@@ -97,6 +119,11 @@ class Placement:
         """Every tensor that `quantize_graph` needs a threshold of, once, ``cpu_tensors`` included."""
         return tuple(dict.fromkeys([*(name for group in self.groups for name in group.calibrated), *self.cpu_tensors]))
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Every tensor with a pair."""
+        return tuple(name for group in self.groups for name in group.tensors)
+
 
 def place(graph: ModelProto, keep: Collection[str] = ()) -> Placement:
     """Decide which edges of a graph get a pair.
@@ -107,6 +134,305 @@ def place(graph: ModelProto, keep: Collection[str] = ()) -> Placement:
 
     Raises:
         UsageError: a name in ``keep`` that the graph does not have.
-        GraphError: nothing in the graph can be quantized.
+        GraphError: the graph has pairs already, or nothing in it can be quantized.
     """
-    raise UsageError("not written yet")
+    tensors = describe_tensors(graph)
+    nodes = list(graph.graph.node)
+    if any(node.op_type == "QuantizeLinear" for node in nodes):
+        raise GraphError("the graph is quantized already: it has QuantizeLinear nodes", hint="start from the float graph")
+    draft = _Draft(nodes, tensors, _kept_nodes(nodes, keep), _gate_nodes(nodes, tensors))
+    for node in nodes:
+        if node.op_type in LAYERS:
+            _place_layer(draft, node)
+    if not draft.edges:
+        raise GraphError(
+            "nothing in the graph can be quantized: no convolution or linear layer with constant weights is left in INT8"
+        )
+    useful = _useful_tensors(draft)
+    for node in reversed(nodes):
+        if node_id(node) not in draft.kept and node.output[0] in useful:
+            _place_neighbour(draft, node)
+    _share_pairs(draft)
+    return Placement(
+        groups=_groups(draft),
+        edges=tuple(draft.edges[key] for key in sorted(draft.edges)),
+        weights=tuple(draft.weights),
+        floats=tuple(draft.floats),
+        cpu_tensors=_cpu_tensors(draft),
+    )
+
+
+def node_id(node: NodeProto) -> str:
+    """What a node is called here: its name, or its first output where it has none."""
+    return str(node.name or node.output[0])
+
+
+@dataclass
+class _Draft:
+    """A placement in the making."""
+
+    nodes: list[NodeProto]
+    facts: Tensors
+    kept: frozenset[str]
+    gates: frozenset[str]
+    edges: dict[tuple[int, int], Edge] = field(default_factory=dict)
+    weights: list[WeightEdge] = field(default_factory=list)
+    floats: list[FloatNode] = field(default_factory=list)
+    shared: list[tuple[str, str, str]] = field(default_factory=list)
+    position: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.position = {node_id(node): i for i, node in enumerate(self.nodes)}
+        if len(self.position) < len(self.nodes):
+            raise GraphError("two nodes of the graph have the same name; node names must differ")
+
+    def add(self, node: NodeProto, index: int, rule: str) -> None:
+        """Let a node read an input through a pair, unless it does so already."""
+        key = (self.position[node_id(node)], index)
+        self.edges.setdefault(key, Edge(node_id(node), index, node.input[index], rule))
+
+    def share(self, whole: str, part: str, rule: str) -> None:
+        """Give two tensors one scale; the values of ``part`` are among those of ``whole``."""
+        self.shared.append((whole, part, rule))
+
+    @property
+    def paired(self) -> set[str]:
+        return {edge.tensor for edge in self.edges.values()}
+
+
+def _place_layer(draft: _Draft, node: NodeProto) -> None:
+    """Rules: layer input, weights, depthwise, first layer, last layer, gate, kept."""
+    name = node_id(node)
+    weight = _weight_edge(node, draft.facts)
+    rule = "kept" if name in draft.kept else weight if isinstance(weight, str) else "gate" if name in draft.gates else None
+    if rule is not None:
+        draft.floats.append(FloatNode(name, node.op_type, rule))
+    else:
+        draft.add(node, 0, _layer_rule(draft, node))
+    if isinstance(weight, WeightEdge) and rule != "kept":
+        draft.weights.append(weight)
+
+
+def _layer_rule(draft: _Draft, node: NodeProto) -> str:
+    """The rule that a layer's input falls under; all mean the same pair, their reasons differ."""
+    shape = draft.facts.shapes.get(node.input[1], ())
+    group = _attribute(node, "group", 1)
+    if node.op_type == "Conv" and group > 1 and shape[0] == group and shape[1] == 1:
+        return "depthwise"
+    if not any(e.rule != "kept" for e in draft.edges.values()) and not draft.floats:
+        return "first layer"
+    return "last layer" if node.output[0] in draft.facts.outputs else "layer input"
+
+
+def _weight_edge(node: NodeProto, facts: Tensors) -> WeightEdge | str:
+    """The weight of a layer and the axis of its output channels; or the rule that keeps the layer in float."""
+    name = node.input[1]
+    tensor = facts.constants.get(name)
+    if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or node.input[0] in facts.constants:
+        return "no constant weight"
+    if node.op_type == "Conv":
+        axis = 0
+    elif node.op_type == "ConvTranspose":
+        # [C in, C out / group, ...]: with groups the output channels are spread over both axes, but for one channel in each.
+        group = _attribute(node, "group", 1)
+        if group > 1 and not (tensor.dims[0] == group and tensor.dims[1] == 1):
+            return "grouped transposed"
+        axis = 1 if group == 1 else 0
+    elif node.op_type == "Gemm":
+        if _attribute(node, "transA", 0):
+            return "no constant weight"
+        axis = 0 if _attribute(node, "transB", 0) else 1
+    else:
+        axis = len(tensor.dims) - 1
+    return WeightEdge(node_id(node), 1, name, axis)
+
+
+def _place_neighbour(draft: _Draft, node: NodeProto) -> None:
+    """Rules for what stands between layers; called from the last node to the first, so that what follows a node is known."""
+    shape = draft.facts.shapes.get(node.output[0], ())
+    if node.op_type == "Add":
+        _place_addition(draft, node)
+    elif node.op_type == "Concat" and len(shape) == 4 and _attribute(node, "axis", 0) in {1, -3}:
+        if all(_is_computed(draft, name) for name in node.input):
+            for i, name in enumerate(node.input):
+                draft.add(node, i, "concat")
+                draft.share(node.output[0], name, "concat")
+    elif node.op_type == "MaxPool" and node.output[0] in _needed_as_int8(draft):
+        draft.add(node, 0, "max pooling")
+        draft.share(node.input[0], node.output[0], "max pooling")
+    elif node.op_type == "Resize" and _mode(node) == "nearest" and node.output[0] in _needed_as_int8(draft):
+        draft.add(node, 0, "resize")
+        draft.share(node.input[0], node.output[0], "resize")
+    elif node.op_type == "AveragePool":
+        draft.add(node, 0, "average pooling")
+    elif _is_global_pooling(node, draft.facts):
+        draft.add(node, 0, "global pooling")
+    elif node.op_type == "Mul" and (gated := _gated_input(node, draft.facts)) is not None:
+        draft.add(node, gated, "gated tensor")
+
+
+def _place_addition(draft: _Draft, node: NodeProto) -> None:
+    """Rule residual: all tensors but the one that is computed last, which is the convolution that the addition is fused with."""
+    shapes = [draft.facts.shapes.get(name) for name in node.input]
+    names = list(node.input)
+    if not all(_is_computed(draft, name) for name in names) or shapes[0] != shapes[1] or names[0] == names[1]:
+        return
+    if len(shapes[0] or ()) != 4:
+        return
+    last = max(names, key=lambda name: _made_at(draft, name))
+    draft.add(node, 1 - names.index(last), "residual")
+
+
+def _needed_as_int8(draft: _Draft) -> set[str]:
+    """Tensors with a pair by now."""
+    return draft.paired | {name for whole, part, _ in draft.shared for name in (whole, part)}
+
+
+def _share_pairs(draft: _Draft) -> None:
+    """Rule shared pair: an addition, a gate or a pooling that reads a tensor which others read through a pair does so too.
+
+    A tensor whose every reader wants integers needs no float copy. Activations are left out: they belong to the kernel before.
+    """
+    paired = _needed_as_int8(draft)
+    for node in draft.nodes:
+        if (
+            node.op_type not in {"Add", "BatchNormalization", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Mul"}
+            or node_id(node) in draft.kept
+        ):
+            continue
+        for i, name in enumerate(node.input):
+            if name in paired and not _is_own_output(draft, name, node):
+                draft.add(node, i, "shared pair")
+
+
+def _is_own_output(draft: _Draft, name: str, node: NodeProto) -> bool:
+    """Is this the tensor that a fused addition must keep in float?"""
+    return node.op_type == "Mul" and any(n.op_type in {"Sigmoid", "HardSigmoid"} for n in draft.facts.consumers.get(name, []))
+
+
+def _groups(draft: _Draft) -> tuple[ScaleGroup, ...]:
+    """Tensors with a pair, put together where they share a scale, in graph order."""
+    paired = _needed_as_int8(draft)
+    parent = {name: name for name in paired}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for whole, part, _ in draft.shared:
+        parent[root(part)] = root(whole)
+    members: dict[str, list[str]] = {}
+    for name in sorted(paired, key=lambda name: (_made_at(draft, name), name)):
+        members.setdefault(root(name), []).append(name)
+    contained = {part for _, part, _ in draft.shared}
+    rules = {root(whole): rule for whole, _, rule in reversed(draft.shared)}
+    return tuple(
+        ScaleGroup(tuple(names), tuple(n for n in names if n not in contained) or tuple(names), rules.get(key, "single"))
+        for key, names in members.items()
+    )
+
+
+def _cpu_tensors(draft: _Draft) -> tuple[str, ...]:
+    """Outputs of INT8 layers that are read in float, other than by an activation that the layer's pair takes in."""
+    paired = _needed_as_int8(draft)
+    through = {(edge.node, edge.tensor) for edge in draft.edges.values()}
+    found = []
+    for edge in draft.edges.values():
+        node = draft.nodes[draft.position[edge.node]]
+        output = node.output[0]
+        if node.op_type not in LAYERS or output in draft.facts.outputs or output in paired:
+            continue
+        readers = [n for n in draft.facts.consumers.get(output, []) if (node_id(n), output) not in through]
+        takes_in = len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"} and readers[0].output[0] in paired
+        if readers and not takes_in:
+            found.append(output)
+    return tuple(sorted(found, key=lambda name: _made_at(draft, name)))
+
+
+def _useful_tensors(draft: _Draft) -> set[str]:
+    """Tensors that an INT8 layer reads, or reads through what runs inside its neighbours' kernels."""
+    useful: set[str] = set()
+    for i in range(len(draft.nodes) - 1, -1, -1):
+        node = draft.nodes[i]
+        if (i, 0) in draft.edges:
+            useful.add(node.input[0])
+        elif node.op_type in _LIGHT and useful.intersection(node.output):
+            useful.update(name for name in node.input if name)
+    return useful
+
+
+def _kept_nodes(nodes: Iterable[NodeProto], keep: Collection[str]) -> frozenset[str]:
+    """The nodes that ``keep`` names."""
+    found: dict[str, set[str]] = {name: set() for name in keep}
+    for node in nodes:
+        for name in {node_id(node), *node.output, *scopes_of(node)}.intersection(keep):
+            found[name].add(node_id(node))
+    missing = sorted(name for name, ids in found.items() if not ids)
+    if missing:
+        raise UsageError(
+            f"keep names {', '.join(missing)}; the graph has no such node, tensor or module",
+            hint="see the names with: deploykit inspect GRAPH",
+        )
+    return frozenset().union(*found.values()) if found else frozenset()
+
+
+def _gate_nodes(nodes: list[NodeProto], facts: Tensors) -> frozenset[str]:
+    """The layers of squeeze-excite gates: what lies between a pooling to one pixel and a multiplication of the feature map."""
+    gates: set[str] = set()
+    for node in nodes:
+        gated = _gated_input(node, facts) if node.op_type == "Mul" else None
+        if gated is None:
+            continue
+        inside, todo = set(), [node.input[1 - gated]]
+        while todo:
+            maker = facts.producers.get(todo.pop())
+            if maker is None or node_id(maker) in inside or _is_global_pooling(maker, facts):
+                continue
+            inside.add(node_id(maker))
+            todo += list(maker.input)
+        gates |= inside
+    return frozenset(gates)
+
+
+def _gated_input(node: NodeProto, facts: Tensors) -> int | None:
+    """Which input of a multiplication is a feature map whose channels the other one scales, image by image; None if neither is."""
+    shapes = [facts.shapes.get(name, ()) for name in node.input]
+    if any(name in facts.constants for name in node.input) or any(len(shape) != 4 for shape in shapes):
+        return None
+    pixels = [shape[2:] == (1, 1) for shape in shapes]
+    return pixels.index(False) if sorted(pixels) == [False, True] else None
+
+
+def _is_global_pooling(node: NodeProto, facts: Tensors) -> bool:
+    """Does a node average each channel of a feature map [N, C, h, w] over its pixels?"""
+    if node.op_type == "GlobalAveragePool":
+        return True
+    if node.op_type != "ReduceMean" or len(facts.shapes.get(node.input[0], ())) != 4:
+        return False
+    axes = facts.constant(node.input[1]) if len(node.input) > 1 else _attribute(node, "axes", None)
+    return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
+
+
+def _is_computed(draft: _Draft, name: str) -> bool:
+    return name in draft.facts.producers and name not in draft.facts.constants
+
+
+def _made_at(draft: _Draft, name: str) -> int:
+    """Where in the graph a tensor is made; -1 for the graph's inputs."""
+    maker = draft.facts.producers.get(name)
+    return -1 if maker is None else draft.position[node_id(maker)]
+
+
+def _mode(node: NodeProto) -> str:
+    mode = _attribute(node, "mode", b"nearest")
+    return str(mode.decode() if isinstance(mode, bytes) else mode)
+
+
+def _attribute(node: NodeProto, name: str, default: object) -> object:
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def _require_rule(rule: str) -> None:
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}, expected one of {', '.join(RULES)}")
