@@ -35,18 +35,20 @@ CONTEXT_DILATIONS = (1, 1, 2, 4, 8, 16, 1)
 CONTEXT_WIDTHS = {"basic": (1, 1, 1, 1, 1, 1, 1), "large": (2, 2, 4, 8, 16, 32, 32)}
 CONTEXT_NAMES = ("conv1_1", "conv1_2", "conv2_1", "conv3_1", "conv4_1", "conv5_1", "fc1")
 
-NOISE = 0.01
+NOISE = 1e-3
 """Equation 5's sigma, as a part of the weights on the identity's path; the paper says only that it is much smaller than those."""
 
 
 def reflect(x: Tensor, margin: int) -> Tensor:
-    """The picture [N, C, H, W] with ``margin`` pixels on every side, mirrored at the edge pixels; small pictures several times."""
-    while margin > 0:
-        step = min(margin, x.shape[2] - 1, x.shape[3] - 1)  # a mirror shows no more than the picture has
-        if step < 1:
-            raise UsageError(f"picture is {x.shape[2]} x {x.shape[3]}, expected at least 2 x 2 to be mirrored")
-        x = F.pad(x, (step, step, step, step), mode="reflect")
-        margin -= step
+    """The picture [N, C, H, W], at least 2 x 2, with ``margin`` pixels on every side, mirrored at the edge pixels.
+
+    A small picture is mirrored several times. Each mirror but the last shows all of it, so its new edge is a place to mirror at.
+    """
+    rows = columns = margin
+    while rows or columns:
+        down, across = min(rows, x.shape[2] - 1), min(columns, x.shape[3] - 1)
+        x = F.pad(x, (across, across, down, down), mode="reflect")
+        rows, columns = rows - down, columns - across
     return x
 
 
