@@ -1,4 +1,4 @@
-"""Puts the figures of results/ into the README, between its markers; ``--check`` only says whether they are there.
+"""Puts the figures of results/ into the README, between its markers, and draws its charts; ``--check`` only says if they are there.
 
 python benchmarks/figures.py [--check]
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.charts import CHARTS, chart_path
 from benchmarks.report import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -25,6 +26,9 @@ def main() -> None:
     if options.check:
         sys.exit(0 if text == wanted else "README.md has other figures than benchmarks/results/: run benchmarks/figures.py")
     README.write_text(wanted, encoding="utf-8")
+    for name, draw in CHARTS.items():
+        if (RESULTS / name).exists():
+            chart_path(name).write_bytes(draw(json.loads((RESULTS / name).read_text())))
 
 
 def with_figures(readme: str) -> str:
@@ -54,6 +58,7 @@ def networks(result: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             f"Time of a run, as a multiple of deploykit's float graph on ONNX Runtime ({_machine(result)}):",
+            "![deploykit against PyTorch and OpenVINO](benchmarks/results/runtime.svg)",
             _table(["", "torch eager", "torch compiled and frozen", "OpenVINO f32"], rows),
             f"`Classifier` over a bare `InferenceSession.run` on {next(iter(result['overhead']))}, paired: "
             f"logits {added['logits']:+.2f} %, classify {added['classify']:+.2f} %; its own work alone takes "
@@ -85,7 +90,9 @@ def explanations(result: Mapping[str, Any]) -> str:
         rows.append([title, *(f"{ratio:.2f}" for ratio in own + peers)])
     last = ("explain / predict", "one stage earlier / predict")
     header = ["", *last, *(f"{peer} / Explainer" for peer in ("pytorch-grad-cam", "torch-cam", "Captum"))]
-    return f"What Grad-CAM costs on ONNX Runtime, and in torch on the same network ({_machine(result)}):\n\n{_table(header, rows)}"
+    chart = "![deploykit's explanations against other tools'](benchmarks/results/explain.svg)"
+    title = f"What Grad-CAM costs on ONNX Runtime, and in torch on the same network ({_machine(result)}):"
+    return f"{title}\n\n{chart}\n\n{_table(header, rows)}"
 
 
 RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
