@@ -7,6 +7,7 @@ Nothing is calibrated here: which tensors need a threshold is part of the answer
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
@@ -296,7 +297,8 @@ def _share_pairs(draft: _Draft) -> None:
     paired = _needed_as_int8(draft)
     for node in draft.nodes:
         if (
-            node.op_type not in {"Add", "BatchNormalization", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Mul"}
+            node.op_type
+            not in {"Add", "BatchNormalization", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Mul"}
             or node_id(node) in draft.kept
         ):
             continue
@@ -325,7 +327,7 @@ def _groups(draft: _Draft) -> tuple[ScaleGroup, ...]:
     members: dict[str, list[str]] = {}
     for name in sorted(paired, key=lambda name: (_made_at(draft, name), name)):
         members.setdefault(root(name), []).append(name)
-    contained = {part for _, part, _ in draft.shared}
+    contained = _contained(draft)
     rules = {root(whole): rule for whole, _, rule in reversed(draft.shared)}
     return tuple(
         ScaleGroup(tuple(names), tuple(n for n in names if n not in contained) or tuple(names), rules.get(key, "single"))
@@ -333,21 +335,46 @@ def _groups(draft: _Draft) -> tuple[ScaleGroup, ...]:
     )
 
 
+def _contained(draft: _Draft) -> set[str]:
+    """Tensors whose values are all in another tensor of their group: parts of a concatenation, and concatenations of some of its parts."""
+    contained = {part for _, part, _ in draft.shared}
+    parts: dict[str, frozenset[str]] = {}
+    for node in draft.nodes:
+        if node.op_type == "Concat":
+            own = {part for whole, part, _ in draft.shared if whole == node.output[0]}
+            parts[node.output[0]] = frozenset().union(*(parts.get(name, frozenset({name})) for name in own))
+    by_part: dict[str, list[str]] = {}
+    for whole, names in parts.items():
+        for name in names:
+            by_part.setdefault(name, []).append(whole)
+    for whole, names in parts.items():
+        rivals = by_part[min(names)] if names else []
+        if any(names < parts[other] for other in rivals):
+            contained.add(whole)
+    return contained
+
+
 def _cpu_tensors(draft: _Draft) -> tuple[str, ...]:
-    """Outputs of INT8 layers that are read in float, other than by an activation that the layer's pair takes in."""
+    """Outputs of INT8 layers that are read in float, other than by an activation that the next pair takes in; and gates' poolings."""
     paired = _needed_as_int8(draft)
     through = {(edge.node, edge.tensor) for edge in draft.edges.values()}
     found = []
     for edge in draft.edges.values():
         node = draft.nodes[draft.position[edge.node]]
         output = node.output[0]
-        if node.op_type not in LAYERS or output in draft.facts.outputs or output in paired:
+        if output in draft.facts.outputs or output in paired:
             continue
         readers = [n for n in draft.facts.consumers.get(output, []) if (node_id(n), output) not in through]
+        if node.op_type not in LAYERS and not (_is_global_pooling(node, draft.facts) and _all_gates(draft, readers)):
+            continue
         takes_in = len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"} and readers[0].output[0] in paired
         if readers and not takes_in:
             found.append(output)
     return tuple(sorted(found, key=lambda name: _made_at(draft, name)))
+
+
+def _all_gates(draft: _Draft, nodes: list[NodeProto]) -> bool:
+    return bool(nodes) and all(node_id(node) in draft.gates for node in nodes)
 
 
 def _useful_tensors(draft: _Draft) -> set[str]:
@@ -429,7 +456,7 @@ def _mode(node: NodeProto) -> str:
     return str(mode.decode() if isinstance(mode, bytes) else mode)
 
 
-def _attribute(node: NodeProto, name: str, default: object) -> object:
+def _attribute(node: NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph.tensors import tensor_names
-from deploykit.quantization.placement import Placement, WeightEdge, node_id
+from deploykit.quantization.placement import LAYERS, Placement, WeightEdge, node_id
 from deploykit.quantization.weights import SMALLEST_SCALE, STEPS, Int8Weight, quantize_weight
 
 ZERO_TENSOR_SCALE = 2.0**-13
@@ -83,6 +83,7 @@ def quantize_graph(
             body.initializer.append(numpy_helper.from_array(np.float32(scales[name]), f"{name}_scale"))
     body.initializer.append(numpy_helper.from_array(np.int8(0), ZERO_POINT))
     zero_filters, int8_weights = _store_weights(body, placement, scales, per_channel=per_channel)
+    _round_biases(body, placement, scales)
     _insert_pairs(body, placement)
     float_weights = sum(int(np.prod(t.dims)) for t in body.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1)
     check_scales(result)
@@ -134,19 +135,16 @@ def _activation_scales(
             hint="NaN or infinity in an activation comes from the float graph: check it with `deploykit verify`",
         )
     scales: dict[str, float] = {}
-    zero: list[str] = []
     for group in placement.groups:
-        scale = max(thresholds[name] for name in group.calibrated) / STEPS
-        if scale < SMALLEST_SCALE:
-            scale, _ = ZERO_TENSOR_SCALE, zero.extend(group.tensors)
-        scales.update((name, float(np.float32(scale))) for name in group.tensors)
-    cpu_scales: dict[str, float] = {}
-    for name in placement.cpu_tensors:
-        scale = thresholds[name] / STEPS
-        if scale < SMALLEST_SCALE:
-            scale, _ = ZERO_TENSOR_SCALE, zero.append(name)
-        cpu_scales[name] = float(np.float32(scale))
-    return scales, cpu_scales, tuple(zero)
+        scales.update(dict.fromkeys(group.tensors, max(thresholds[name] for name in group.calibrated) / STEPS))
+    cpu_scales = {name: thresholds[name] / STEPS for name in placement.cpu_tensors}
+    zero = tuple(name for name, scale in [*scales.items(), *cpu_scales.items()] if scale < SMALLEST_SCALE)
+    return _usable(scales), _usable(cpu_scales), zero
+
+
+def _usable(scales: Mapping[str, float]) -> dict[str, float]:
+    """Scales as float32, those that count as zero replaced."""
+    return {name: float(np.float32(ZERO_TENSOR_SCALE if scale < SMALLEST_SCALE else scale)) for name, scale in scales.items()}
 
 
 def _require_fit(graph: ModelProto, placement: Placement) -> None:
@@ -159,7 +157,7 @@ def _require_fit(graph: ModelProto, placement: Placement) -> None:
                 f"the placement belongs to another graph: here node {edge.node!r} does not read {edge.tensor!r} as input {edge.input}",
                 hint="place again from this graph",
             )
-    names = [suffixed for t in placement.tensors for suffixed in (f"{t}_scale", f"{t}_int8", f"{t}_dequantized")]
+    names = [suffixed for t in placement.tensors for suffixed in (f"{t}_scale", f"{t}_quantized", f"{t}_dequantized")]
     taken = sorted(tensor_names(graph).intersection([*names, ZERO_POINT]))
     if taken:
         raise GraphError(f"the graph already has tensors named {', '.join(taken)}, which quantization adds")
@@ -193,10 +191,7 @@ def _store_weights(
         for edge in edges:
             nodes[edge.node].input[edge.input] = added[-1].output[0]
     _put_first(body, added)
-    read = {name for node in body.node for name in node.input}
-    kept = [t for t in body.initializer if t.name in read or t.name not in {e.weight for e in placement.weights}]
-    del body.initializer[:]
-    body.initializer.extend(kept)
+    _drop_unread(body, {edge.weight for edge in placement.weights})
     return zero_filters, count
 
 
@@ -211,6 +206,37 @@ def _bias_steps(
         if len(node.input) > 2 and node.input[2] in constants and node_id(node) in tensor
     ]
     return np.max([np.broadcast_to(steps, channels) for steps in found], axis=0) if found else None
+
+
+def _round_biases(body: GraphProto, placement: Placement, scales: Mapping[str, float]) -> None:
+    """Move each float bias to the nearest multiple of input scale times weight scale, the step of the kernel's 32-bit sums.
+
+    A kernel that keeps the bias in float and one that adds it to the sums then give the same: without this a value on the border of
+    two integers goes one way here and the other way there, and differences grow from layer to layer.
+    """
+    constants = {t.name: t for t in body.initializer}
+    makers = {node.output[0]: node for node in body.node}
+    tensor = {edge.node: edge.tensor for edge in placement.edges if edge.input == 0}
+    replaced = set()
+    for node in body.node:
+        maker = makers.get(node.input[1]) if node_id(node) in tensor and node.op_type in LAYERS and len(node.input) > 2 else None
+        if maker is None or maker.op_type != "DequantizeLinear" or node.input[2] not in constants:
+            continue
+        step = np.float32(scales[tensor[node_id(node)]]) * numpy_helper.to_array(constants[maker.input[1]])
+        bias = numpy_helper.to_array(constants[node.input[2]])
+        rounded = (np.rint(bias.astype(np.float64) / step) * step).astype(np.float32)
+        replaced.add(node.input[2])
+        node.input[2] = f"{node.output[0]}_bias_rounded"
+        body.initializer.append(numpy_helper.from_array(rounded.reshape(bias.shape), node.input[2]))
+    _drop_unread(body, replaced)
+
+
+def _drop_unread(body: GraphProto, candidates: set[str]) -> None:
+    """Drop constants that no node reads any more."""
+    read = {name for node in body.node for name in node.input}
+    kept = [t for t in body.initializer if t.name in read or t.name not in candidates]
+    del body.initializer[:]
+    body.initializer.extend(kept)
 
 
 def _weight_node(body: GraphProto, name: str, weight: Int8Weight) -> NodeProto:
@@ -244,7 +270,7 @@ def _insert_pairs(body: GraphProto, placement: Placement) -> None:
 
 def _pair(name: str) -> list[NodeProto]:
     constants = [f"{name}_scale", ZERO_POINT]
-    integers, real = f"{name}_int8", f"{name}_dequantized"
+    integers, real = f"{name}_quantized", f"{name}_dequantized"
     return [
         helper.make_node("QuantizeLinear", [name, *constants], [integers], name=f"{name}/QuantizeLinear"),
         helper.make_node("DequantizeLinear", [integers, *constants], [real], name=f"{name}/DequantizeLinear"),

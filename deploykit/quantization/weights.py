@@ -62,7 +62,7 @@ def quantize_weight(
     usual = scales[~is_zero].max() if not is_zero.all() else 1.0 / STEPS
     scales = np.where(is_zero, usual, scales)
     if bias_steps is not None:
-        scales = np.maximum(scales, bias_steps.max() if axis is None else bias_steps / _LARGEST_BIAS_STEPS)
+        scales = np.maximum(scales, (bias_steps.max() if axis is None else bias_steps) / _LARGEST_BIAS_STEPS)
     scales32 = scales.astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     values = np.clip(np.rint(weight / scales32.reshape(shape).astype(np.float64)), -STEPS, STEPS).astype(np.int8)
