@@ -17,7 +17,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 Probe = Callable[[int, npt.NDArray[np.float64]], npt.NDArray[Any]]
 
-# The change of the scores, relative to the largest logit, that a finite difference aims at: small beside the curvature of a smooth
+# The change of the scores, relative to the largest logit (per pixel that counts), that a finite difference aims at: small beside the curvature of a smooth
 # head, large beside float32 rounding (6e-8 of the logit, so below a thousandth of the difference).
 _STEPS = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
 _DIRECTIONS = 3
@@ -141,11 +141,12 @@ def _finite_difference(probe: Probe, answer: Arrays, top: npt.NDArray[np.int64],
     activations = answer["activations"][row].astype(np.float32)
     gradient = answer["gradients"][row].astype(np.float64)
     rng = np.random.default_rng(row)
+    size = _score_size(answer["logits"][row], int(top[row]))
 
     def error(forward: npt.NDArray[np.float64], backward: npt.NDArray[np.float64]) -> float:
         """The least relative difference, over step sizes, between the gradient and the score's change from one end to the other."""
         slope = float((gradient * (forward - backward)).sum())
-        steps = np.array([2 * s * float(np.abs(answer["logits"][row]).max()) / slope for s in _STEPS])
+        steps = np.array([2 * s * size / slope for s in _STEPS])
         logits = probe(row, np.stack([step * end for step in steps for end in (forward, backward)])).astype(np.float64)
         scores = _scores(logits, answer["logits"][row], int(top[row]))
         return float(np.abs((scores[0::2] - scores[1::2]) / (steps * slope) - 1).min())
@@ -167,3 +168,12 @@ def _scores(logits: npt.NDArray[np.float64], reference: npt.NDArray[np.generic],
         return logits[:, chosen]
     mask = reference.argmax(axis=0) == chosen
     return np.asarray((logits[:, chosen] * mask).sum(axis=(1, 2)))
+
+
+def _score_size(logits: npt.NDArray[Any], chosen: int) -> float:
+    """What a change of the score is compared with: the largest logit, times the pixels whose logits are summed.
+
+    Without the pixels the steps of a large picture would be below the activations' own rounding.
+    """
+    pixels = 1 if logits.ndim == 1 else max(1, int((logits.argmax(axis=0) == chosen).sum()))
+    return float(np.abs(logits).max()) * pixels
