@@ -17,8 +17,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 Probe = Callable[[int, npt.NDArray[np.float64]], npt.NDArray[Any]]
 
-# The change of the scores, relative to the largest logit (per pixel that counts), that a finite difference aims at: small beside the curvature of a smooth
-# head, large beside float32 rounding (6e-8 of the logit, so below a thousandth of the difference).
+# The change of the scores, relative to the largest logit (per pixel that counts), that a finite difference aims at: small beside
+# the curvature of a smooth head, large beside float32 rounding (6e-8 of the logit, so below a thousandth of the difference).
 _STEPS = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
 _DIRECTIONS = 3
 # Above this relative error a central difference is not believed to have met a smooth score.
