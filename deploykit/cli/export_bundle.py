@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PREDICT = f"{Precision.FP32}/predict.onnx"
 EXPLAIN = f"{Precision.FP32}/explain.onnx"
 
+_MOST_GOLDEN_BYTES = 8 << 20
+"""Of logits: five pictures of 21 classes at 520 x 520 would be 114 MB, nearly as much as the network."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -104,7 +107,10 @@ def write_bundle(target: Path, proved: Proved, labels: Labels | None, choices: C
         golden: dict[str, npt.NDArray[Any]] = {"image": proved.pixels, "logits": proved.logits}
         if explaining:
             golden |= {"explained_class": explaining.explained_class, "cam": explaining.cam}
-        stage.add(GOLDEN_NAME, _npz(golden), made_from={"weights": proved.weights.sha256})
+        rows = _golden_rows(proved.logits)
+        stage.add(
+            GOLDEN_NAME, _npz({name: array[:rows] for name, array in golden.items()}), made_from={"weights": proved.weights.sha256}
+        )
     return stage.manifest
 
 
@@ -176,6 +182,11 @@ def _add_graph(
         for file in write_graph(graph, Path(folder) / name):
             made = {"made_from": origin, "made_with": packages}
             stage.add(f"{Precision.FP32}/{file.name}", file, **made, parity=parity if file.name == name else None)
+
+
+def _golden_rows(logits: npt.NDArray[np.float32]) -> int:
+    """How many of the pictures become golden vectors: all, but as few as two where logits for every pixel would fill the bundle."""
+    return max(2, min(len(logits), _MOST_GOLDEN_BYTES // logits[0].nbytes))
 
 
 def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
