@@ -5,19 +5,25 @@ documentation, "Working with Quantized Types", "Q/DQ Placement Recommendations")
 Nothing is calibrated here: which tensors need a threshold is part of the answer.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto
 
-from deploykit.errors import GraphError, UsageError
-from deploykit.graph.scopes import scopes_of
+from deploykit.errors import GraphError
 from deploykit.graph.tensors import Tensors, describe_tensors
+from deploykit.quantization.placement_nodes import (
+    LAYERS,
+    attribute,
+    gate_nodes,
+    gated_input,
+    is_global_pooling,
+    kept_nodes,
+    node_id,
+    resize_mode,
+    weight_axis,
+)
 from deploykit.quantization.placement_rules import RULES
-
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators with weights."""
 
 # What runs inside a neighbour's kernel, or moves values about: INT8 before it and behind it is of use across it.
 _LIGHT = frozenset(
@@ -141,7 +147,7 @@ def place(graph: ModelProto, keep: Collection[str] = ()) -> Placement:
     nodes = list(graph.graph.node)
     if any(node.op_type == "QuantizeLinear" for node in nodes):
         raise GraphError("the graph is quantized already: it has QuantizeLinear nodes", hint="start from the float graph")
-    draft = _Draft(nodes, tensors, _kept_nodes(nodes, keep), _gate_nodes(nodes, tensors))
+    draft = _Draft(nodes, tensors, kept_nodes(nodes, keep), gate_nodes(nodes, tensors))
     for node in nodes:
         if node.op_type in LAYERS:
             _place_layer(draft, node)
@@ -161,11 +167,6 @@ def place(graph: ModelProto, keep: Collection[str] = ()) -> Placement:
         floats=tuple(draft.floats),
         cpu_tensors=_cpu_tensors(draft),
     )
-
-
-def node_id(node: NodeProto) -> str:
-    """What a node is called here: its name, or its first output where it has none."""
-    return str(node.name or node.output[0])
 
 
 @dataclass
@@ -204,20 +205,20 @@ class _Draft:
 def _place_layer(draft: _Draft, node: NodeProto) -> None:
     """Rules: layer input, weights, depthwise, first layer, last layer, gate, kept."""
     name = node_id(node)
-    weight = _weight_edge(node, draft.facts)
-    rule = "kept" if name in draft.kept else weight if isinstance(weight, str) else "gate" if name in draft.gates else None
+    axis = weight_axis(node, draft.facts)
+    rule = "kept" if name in draft.kept else axis if isinstance(axis, str) else "gate" if name in draft.gates else None
     if rule is not None:
         draft.floats.append(FloatNode(name, node.op_type, rule))
     else:
         draft.add(node, 0, _layer_rule(draft, node))
-    if isinstance(weight, WeightEdge) and rule != "kept":
-        draft.weights.append(weight)
+    if isinstance(axis, int) and rule != "kept":
+        draft.weights.append(WeightEdge(name, 1, node.input[1], axis))
 
 
 def _layer_rule(draft: _Draft, node: NodeProto) -> str:
     """The rule that a layer's input falls under; all mean the same pair, their reasons differ."""
     shape = draft.facts.shapes.get(node.input[1], ())
-    group = _attribute(node, "group", 1)
+    group = attribute(node, "group", 1)
     if node.op_type == "Conv" and group > 1 and shape[0] == group and shape[1] == 1:
         return "depthwise"
     if not any(e.rule != "kept" for e in draft.edges.values()) and not draft.floats:
@@ -225,35 +226,12 @@ def _layer_rule(draft: _Draft, node: NodeProto) -> str:
     return "last layer" if node.output[0] in draft.facts.outputs else "layer input"
 
 
-def _weight_edge(node: NodeProto, facts: Tensors) -> WeightEdge | str:
-    """The weight of a layer and the axis of its output channels; or the rule that keeps the layer in float."""
-    name = node.input[1]
-    tensor = facts.constants.get(name)
-    if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or node.input[0] in facts.constants:
-        return "no constant weight"
-    if node.op_type == "Conv":
-        axis = 0
-    elif node.op_type == "ConvTranspose":
-        # [C in, C out / group, ...]: with groups the output channels are spread over both axes, but for one channel in each.
-        group = _attribute(node, "group", 1)
-        if group > 1 and not (tensor.dims[0] == group and tensor.dims[1] == 1):
-            return "grouped transposed"
-        axis = 1 if group == 1 else 0
-    elif node.op_type == "Gemm":
-        if _attribute(node, "transA", 0):
-            return "no constant weight"
-        axis = 0 if _attribute(node, "transB", 0) else 1
-    else:
-        axis = len(tensor.dims) - 1
-    return WeightEdge(node_id(node), 1, name, axis)
-
-
 def _place_neighbour(draft: _Draft, node: NodeProto) -> None:
     """Rules for what stands between layers; called from the last node to the first, so that what follows a node is known."""
     shape = draft.facts.shapes.get(node.output[0], ())
     if node.op_type == "Add":
         _place_addition(draft, node)
-    elif node.op_type == "Concat" and len(shape) == 4 and _attribute(node, "axis", 0) in {1, -3}:
+    elif node.op_type == "Concat" and len(shape) == 4 and attribute(node, "axis", 0) in {1, -3}:
         if all(_is_computed(draft, name) for name in node.input):
             for i, name in enumerate(node.input):
                 draft.add(node, i, "concat")
@@ -261,14 +239,14 @@ def _place_neighbour(draft: _Draft, node: NodeProto) -> None:
     elif node.op_type == "MaxPool" and node.output[0] in _needed_as_int8(draft):
         draft.add(node, 0, "max pooling")
         draft.share(node.input[0], node.output[0], "max pooling")
-    elif node.op_type == "Resize" and _mode(node) == "nearest" and node.output[0] in _needed_as_int8(draft):
+    elif node.op_type == "Resize" and resize_mode(node) == "nearest" and node.output[0] in _needed_as_int8(draft):
         draft.add(node, 0, "resize")
         draft.share(node.input[0], node.output[0], "resize")
     elif node.op_type == "AveragePool":
         draft.add(node, 0, "average pooling")
-    elif _is_global_pooling(node, draft.facts):
+    elif is_global_pooling(node, draft.facts):
         draft.add(node, 0, "global pooling")
-    elif node.op_type == "Mul" and (gated := _gated_input(node, draft.facts)) is not None:
+    elif node.op_type == "Mul" and (gated := gated_input(node, draft.facts)) is not None:
         draft.add(node, gated, "gated tensor")
 
 
@@ -336,7 +314,7 @@ def _groups(draft: _Draft) -> tuple[ScaleGroup, ...]:
 
 
 def _contained(draft: _Draft) -> set[str]:
-    """Tensors whose values are all in another tensor of their group: parts of a concatenation, and concatenations of some of its parts."""
+    """Tensors whose values are all in another one of their group: parts of a concatenation, and concatenations of fewer parts."""
     contained = {part for _, part, _ in draft.shared}
     parts: dict[str, frozenset[str]] = {}
     for node in draft.nodes:
@@ -355,7 +333,7 @@ def _contained(draft: _Draft) -> set[str]:
 
 
 def _cpu_tensors(draft: _Draft) -> tuple[str, ...]:
-    """Outputs of INT8 layers that are read in float, other than by an activation that the next pair takes in; and gates' poolings."""
+    """Outputs of INT8 layers that are read in float, but for activations that the next pair takes in; and what gates pool."""
     paired = _needed_as_int8(draft)
     through = {(edge.node, edge.tensor) for edge in draft.edges.values()}
     found = []
@@ -365,7 +343,7 @@ def _cpu_tensors(draft: _Draft) -> tuple[str, ...]:
         if output in draft.facts.outputs or output in paired:
             continue
         readers = [n for n in draft.facts.consumers.get(output, []) if (node_id(n), output) not in through]
-        if node.op_type not in LAYERS and not (_is_global_pooling(node, draft.facts) and _all_gates(draft, readers)):
+        if node.op_type not in LAYERS and not (is_global_pooling(node, draft.facts) and _all_gates(draft, readers)):
             continue
         takes_in = len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"} and readers[0].output[0] in paired
         if readers and not takes_in:
@@ -389,58 +367,6 @@ def _useful_tensors(draft: _Draft) -> set[str]:
     return useful
 
 
-def _kept_nodes(nodes: Iterable[NodeProto], keep: Collection[str]) -> frozenset[str]:
-    """The nodes that ``keep`` names."""
-    found: dict[str, set[str]] = {name: set() for name in keep}
-    for node in nodes:
-        for name in {node_id(node), *node.output, *scopes_of(node)}.intersection(keep):
-            found[name].add(node_id(node))
-    missing = sorted(name for name, ids in found.items() if not ids)
-    if missing:
-        raise UsageError(
-            f"keep names {', '.join(missing)}; the graph has no such node, tensor or module",
-            hint="see the names with: deploykit inspect GRAPH",
-        )
-    return frozenset().union(*found.values()) if found else frozenset()
-
-
-def _gate_nodes(nodes: list[NodeProto], facts: Tensors) -> frozenset[str]:
-    """The layers of squeeze-excite gates: what lies between a pooling to one pixel and a multiplication of the feature map."""
-    gates: set[str] = set()
-    for node in nodes:
-        gated = _gated_input(node, facts) if node.op_type == "Mul" else None
-        if gated is None:
-            continue
-        inside, todo = set(), [node.input[1 - gated]]
-        while todo:
-            maker = facts.producers.get(todo.pop())
-            if maker is None or node_id(maker) in inside or _is_global_pooling(maker, facts):
-                continue
-            inside.add(node_id(maker))
-            todo += list(maker.input)
-        gates |= inside
-    return frozenset(gates)
-
-
-def _gated_input(node: NodeProto, facts: Tensors) -> int | None:
-    """Which input of a multiplication is a feature map whose channels the other one scales, image by image; None if neither is."""
-    shapes = [facts.shapes.get(name, ()) for name in node.input]
-    if any(name in facts.constants for name in node.input) or any(len(shape) != 4 for shape in shapes):
-        return None
-    pixels = [shape[2:] == (1, 1) for shape in shapes]
-    return pixels.index(False) if sorted(pixels) == [False, True] else None
-
-
-def _is_global_pooling(node: NodeProto, facts: Tensors) -> bool:
-    """Does a node average each channel of a feature map [N, C, h, w] over its pixels?"""
-    if node.op_type == "GlobalAveragePool":
-        return True
-    if node.op_type != "ReduceMean" or len(facts.shapes.get(node.input[0], ())) != 4:
-        return False
-    axes = facts.constant(node.input[1]) if len(node.input) > 1 else _attribute(node, "axes", None)
-    return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
-
-
 def _is_computed(draft: _Draft, name: str) -> bool:
     return name in draft.facts.producers and name not in draft.facts.constants
 
@@ -449,15 +375,6 @@ def _made_at(draft: _Draft, name: str) -> int:
     """Where in the graph a tensor is made; -1 for the graph's inputs."""
     maker = draft.facts.producers.get(name)
     return -1 if maker is None else draft.position[node_id(maker)]
-
-
-def _mode(node: NodeProto) -> str:
-    mode = _attribute(node, "mode", b"nearest")
-    return str(mode.decode() if isinstance(mode, bytes) else mode)
-
-
-def _attribute(node: NodeProto, name: str, default: Any) -> Any:
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def _require_rule(rule: str) -> None:

@@ -22,10 +22,10 @@ RULES: Mapping[str, str] = {
         "convolutions of a block, to convert their output and input"
     ),
     "first layer": (
-        "as every convolution: a picture has 256 grey levels to begin with, and in float the stem, which has the most pixels, would "
-        "be the slowest layer"
+        "as every convolution: a picture has 256 grey levels to begin with, and in float the stem, which has the most pixels, "
+        "would be the slowest layer"
     ),
-    "last layer": "INT8 weights and input, float logits: nothing follows that could use integers, and ties between classes would appear",
+    "last layer": ("INT8 weights and input, float logits: nothing follows that could use integers, and rounded logits would tie"),
     "residual": (
         "of the two tensors of an addition the identity gets a pair and the one computed last, the convolution's own output, does "
         "not: so convolution, addition and activation are one kernel that reads and writes INT8, and the sum is rounded once"
@@ -36,22 +36,23 @@ RULES: Mapping[str, str] = {
     ),
     "max pooling": "its output is some of its input's values, so it passes the input's scale through and works on bytes",
     "average pooling": (
-        "reads INT8, a quarter of the memory; its output has a scale of its own, because averages are smaller than what they are made of"
+        "reads INT8, a quarter of the memory; its output has a scale of its own, because averages are smaller than what they are "
+        "made of"
     ),
     "global pooling": (
         "reads INT8, so the convolution before it writes INT8: the rounding errors of a whole feature map average out"
     ),
     "gated tensor": (
-        "the feature map that a squeeze-excite gate multiplies is read through the pair that the gate's own pooling reads, so it is "
-        "stored once, in INT8; the product is rounded where the next layer reads it"
+        "the feature map that a squeeze-excite gate multiplies is read through the pair that the gate's own pooling reads, so it "
+        "is stored once, in INT8; the product is rounded where the next layer reads it"
     ),
     "gate": (
-        "the layers of a squeeze-excite gate see one pixel per image: they take no measurable time, and an error of theirs scales a "
-        "whole channel; they compute in float, with weights stored as INT8"
+        "the layers of a squeeze-excite gate see one pixel per image: they take no measurable time, and an error of theirs scales "
+        "a whole channel; they compute in float, with weights stored as INT8"
     ),
     "silu": (
-        "x * sigmoid(x) gets no pair inside: it is one pointwise step in the convolution's kernel, and its small negative part would "
-        "be lost in a rounded sigmoid; the result is rounded where the next layer reads it"
+        "x * sigmoid(x) gets no pair inside: it is one pointwise step in the convolution's kernel, and its small negative part "
+        "would suffer from being rounded twice; the result is rounded where the next layer reads it"
     ),
     "resize": (
         "nearest neighbour passes its input's scale through, as max pooling does; bilinear makes new values and stays in float, as "
@@ -61,7 +62,8 @@ RULES: Mapping[str, str] = {
     "kept": "asked for with keep: this layer computes in float",
     "no constant weight": "both operands are computed: what is stored as INT8 per channel are weights",
     "grouped transposed": (
-        "no axis of this weight has one scale per output channel; one scale for several would break networks with few channels per group"
+        "no axis of this weight has one scale per output channel; one scale for several would break networks with few channels "
+        "per group"
     ),
     "single": "the tensor has a scale of its own",
 }

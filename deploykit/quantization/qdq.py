@@ -1,4 +1,4 @@
-"""The quantized graph in TensorRT's shape. In: a float graph, a placement, thresholds. Out: the graph with Q/DQ pairs, and a report.
+"""The quantized graph in TensorRT's shape. In: a float graph, a placement, thresholds. Out: a graph with Q/DQ pairs, and a report.
 
 Activations are signed with zero point 0, which is all that TensorRT takes (NVIDIA TensorRT documentation, "Working with Quantized
 Types"); weights stand as INT8 behind a DequantizeLinear alone, so the file is a quarter of the float one.
@@ -13,7 +13,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph.tensors import tensor_names
-from deploykit.quantization.placement import LAYERS, Placement, WeightEdge, node_id
+from deploykit.quantization.pixels import find_pixel_input, widen_scale
+from deploykit.quantization.placement import Placement, WeightEdge
+from deploykit.quantization.placement_nodes import LAYERS, node_id
 from deploykit.quantization.weights import SMALLEST_SCALE, STEPS, Int8Weight, quantize_weight
 
 ZERO_TENSOR_SCALE = 2.0**-13
@@ -26,7 +28,7 @@ class QuantizationReport:
     """What was done.
 
     Args:
-        scales: of every tensor with a pair: threshold / 127.
+        scales: of every tensor with a pair: threshold / 127. The normalized pixels' may be up to 1 % larger (`pixels.widen_scale`).
         zero_tensors: activations whose threshold was zero or too small to be told from it; they give exactly zero.
         zero_filters: by weight, the output channels that are zero or too small to be told from it.
         int8_weights, float_weights: how many numbers became INT8, and how many of layers' weights did not.
@@ -61,8 +63,8 @@ def quantize_graph(
 ) -> QuantizedGraph:
     """Put pairs into a copy of a graph and store its weights as INT8.
 
-    Weights: per output channel, symmetric, -127 to 127. Activations: one scale per tensor, symmetric, threshold / 127, zero point 0.
-    Biases stay float32.
+    Weights: per output channel, symmetric, -127 to 127. Activations: one scale per tensor, threshold / 127, zero point 0.
+    Biases stay float32, moved to the nearest step of the kernels' 32-bit sums.
 
     Args:
         placement: made from this very graph.
@@ -74,14 +76,16 @@ def quantize_graph(
         GraphError: a threshold or a weight is NaN, infinite or negative; or the placement belongs to another graph.
     """
     scales, cpu_scales, zero_tensors = _activation_scales(placement, thresholds)
+    if (pixels := find_pixel_input(graph)) is not None and pixels.output in scales:
+        scales[pixels.output] = widen_scale(pixels, scales[pixels.output])
     result = ModelProto()
     result.CopyFrom(graph)
     body = result.graph
     _require_fit(result, placement)
     for group in placement.groups:
         for name in group.tensors:
-            body.initializer.append(numpy_helper.from_array(np.float32(scales[name]), f"{name}_scale"))
-    body.initializer.append(numpy_helper.from_array(np.int8(0), ZERO_POINT))
+            body.initializer.append(numpy_helper.from_array(np.asarray(scales[name], np.float32), f"{name}_scale"))
+    body.initializer.append(numpy_helper.from_array(np.asarray(0, np.int8), ZERO_POINT))
     zero_filters, int8_weights = _store_weights(body, placement, scales, per_channel=per_channel)
     _round_biases(body, placement, scales)
     _insert_pairs(body, placement)
@@ -154,7 +158,7 @@ def _require_fit(graph: ModelProto, placement: Placement) -> None:
         node = nodes.get(edge.node)
         if node is None or len(node.input) <= edge.input or node.input[edge.input] != edge.tensor:
             raise GraphError(
-                f"the placement belongs to another graph: here node {edge.node!r} does not read {edge.tensor!r} as input {edge.input}",
+                f"the placement belongs to another graph: node {edge.node!r} does not read {edge.tensor!r} as input {edge.input}",
                 hint="place again from this graph",
             )
     names = [suffixed for t in placement.tensors for suffixed in (f"{t}_scale", f"{t}_quantized", f"{t}_dequantized")]
@@ -249,7 +253,7 @@ def _weight_node(body: GraphProto, name: str, weight: Int8Weight) -> NodeProto:
         body.initializer.append(numpy_helper.from_array(np.zeros(weight.scales.shape, np.int8), zeros))
     axis = {} if weight.axis is None else {"axis": weight.axis}
     inputs = [f"{name}_int8", f"{name}_scale", zeros]
-    return helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], name=f"{name}/DequantizeLinear", **axis)
+    return helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], name=f"{name}/DequantizeLinear", **axis)  # type: ignore[arg-type]
 
 
 def _insert_pairs(body: GraphProto, placement: Placement) -> None:

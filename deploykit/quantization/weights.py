@@ -46,9 +46,9 @@ def quantize_weight(
         weight: any shape.
         axis: of the output channels; None takes one scale for all, which is what breaks depthwise networks.
         name: for the error.
-        bias_steps: [C], |bias| / scale of the layer's input. Filters that are tiny beside their bias (a folded BatchNorm whose gamma
-            is almost zero) get a scale at which the bias is at most 2^30 steps, because integer kernels add it to 32-bit sums. What
-            their weights lose by it is below 2^-22 of the bias.
+        bias_steps: [C], |bias| / scale of the layer's input. Filters that are tiny beside their bias (a folded BatchNorm whose
+            gamma is almost zero) get a scale at which the bias is at most 2^30 steps, because integer kernels add it to 32-bit
+            sums. What a weight loses by it is at most 2^-31 of the bias per step of the input.
 
     Raises:
         GraphError: the weight has NaN or infinite values.
