@@ -61,7 +61,7 @@ def find_published(
         )
     raise WeightsError(
         f"no published file is known for {model_name}",
-        hint="give a checkpoint with --weights FILE; timm publishes weights of the EfficientNet family (layout timm-tf)",
+        hint=f"give a checkpoint with --weights FILE, such as timm's; these weights are described at {weights.source}",
     )
 
 
