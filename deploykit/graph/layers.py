@@ -72,7 +72,7 @@ def list_layers(model: ModelProto, output: str = "logits", tensors: Tensors | No
         if node.op_type in _LEARNED or learned.intersection(node.input):
             learned.update(node.output)
         for name in learned.intersection(node.output) & needed:
-            if node.op_type not in _COPIES or name in returned:
+            if not _repeats(node, tensors) or name in returned:
                 layers += _candidate(tensors, name, node.op_type, name in last, tuple(returned.get(name, ())))
     return layers
 
@@ -138,6 +138,12 @@ def _candidate(
         channels, height, width = (sizes[2], sizes[0], sizes[1]) if channels_last else sizes
         if height > 1 and width > 1:
             yield LayerCandidate(name, channels, height, width, channels_last, operator, modules)
+
+
+def _repeats(node: NodeProto, tensors: Tensors) -> bool:
+    """Does a node give the tensor before it again? Not where integers were clipped between the pair: that is a rectifier."""
+    maker = tensors.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+    return node.op_type in _COPIES and not (maker is not None and maker.op_type == "Clip")
 
 
 def _is_batch(shape: Shape, tensors: Tensors) -> bool:
