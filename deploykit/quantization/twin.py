@@ -11,8 +11,9 @@ both orders give the same); a BatchNormalization between two pairs becomes a dep
 become the 32-bit integers that integer kernels add.
 
 How equal: given the same integers, a layer of the exact twin gives the integers of the TensorRT graph, but for values that lie on
-the border of two integers within float32's precision and then differ by one: measured, one in a million, and at most 1 in 10,000 of any
-tensor. End to end such a step spreads, as it does between any two runtimes, and logits differ within the quantization's own error.
+the border of two integers within float32's precision and then differ by one: measured, one in a million, and at most 1 in 10,000 of
+any tensor. End to end such a step spreads, as it does between any two runtimes, and logits differ within the quantization's own
+error.
 """
 
 from collections.abc import Mapping
@@ -56,10 +57,11 @@ def make_cpu_twin(quantized: QuantizedGraph, *, exact: bool = False) -> ModelPro
     del twin.graph.value_info[:]  # it holds types of tensors that change theirs
     draft = Draft.of(twin)
     if not exact:
+        _read_rounded(draft, quantized)
         _add_pairs(draft, added_pairs(quantized))
     zero = _zero_points(draft, quantized)
     _move_zero_points(draft, zero)
-    _clip_integers(draft, zero)
+    _name_rectified(draft, _clip_integers(draft, zero))
     convolve_normalizations(draft)
     convolve_pixels(draft, quantized)
     name_global_poolings(draft)
@@ -86,6 +88,15 @@ def added_pairs(quantized: QuantizedGraph) -> dict[str, float]:
         if readers and all(n.op_type == "Mul" and (inside_silu or _reads_pair(n)) for n in readers):
             pairs[node.output[0]] = UNIT_SCALE
     return pairs
+
+
+def _read_rounded(draft: Draft, quantized: QuantizedGraph) -> None:
+    """Let who still reads a tensor with a pair in float read it through the pair: its maker could not run in integers otherwise."""
+    paired = set(quantized.placement.tensors)
+    for node in draft.nodes:
+        for i, name in enumerate(node.input):
+            if name in paired and node.op_type != "QuantizeLinear":
+                node.input[i] = f"{name}_dequantized"
 
 
 def _add_pairs(draft: Draft, pairs: Mapping[str, float]) -> None:
@@ -143,13 +154,17 @@ def _move_zero_points(draft: Draft, zero: Mapping[str, int]) -> None:
             node.input[2] = draft.constant(f"zero_{zero[name]}", zero[name], np.uint8)
 
 
-def _clip_integers(draft: Draft, zero: Mapping[str, int]) -> None:
+def _clip_integers(draft: Draft, zero: Mapping[str, int]) -> dict[str, NodeProto]:
     """Round before the rectifier and clip the integers, so that the rounding is the convolution's own.
 
     Without this ONNX Runtime runs every convolution before a rectifier in float. With zero point 0 the clip at 127 is also where
     the signed graph saturates; with 128 the type saturates there by itself.
+
+    Returns:
+        The rectified tensors that are computed no more, each with its rectifier.
     """
     producers, consumers = draft.producers(), draft.consumers()
+    dropped: dict[str, NodeProto] = {}
 
     def clipped(node: NodeProto) -> list[NodeProto]:
         maker = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
@@ -161,6 +176,7 @@ def _clip_integers(draft: Draft, zero: Mapping[str, int]) -> None:
             scale = float(draft.value(node.input[1]))
             least, most = (np.rint(bound / scale) + point for bound in _bounds(draft, maker))
             low, high = int(np.clip(least, low, high)), int(np.clip(most, low, high))
+            dropped[node.input[0]] = maker
             node.input[0] = maker.input[0]
         elif maker.op_type in {"MaxPool", "Concat", "Resize"}:
             return [node]  # its input's integers are within bounds
@@ -175,6 +191,19 @@ def _clip_integers(draft: Draft, zero: Mapping[str, int]) -> None:
         return [node, helper.make_node("Clip", [node.output[0], *bounds], [integers], name=f"{integers}/Clip")]
 
     draft.rewrite(clipped)
+    return dropped
+
+
+def _name_rectified(draft: Draft, rectifiers: Mapping[str, NodeProto]) -> None:
+    """Give what is read in place of a rectified tensor its name and module, so that layers are found as in the float graph."""
+    names = {f"{name}_dequantized": name for name in rectifiers}
+    for node in draft.nodes:
+        for i, name in enumerate(node.input):
+            if name in names:
+                node.input[i] = names[name]
+        if node.output[0] in names:
+            node.output[0] = names[node.output[0]]
+            node.metadata_props.extend(rectifiers[node.output[0]].metadata_props)
 
 
 def _bounds(draft: Draft, node: NodeProto) -> tuple[float, float]:
