@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.measure import Burst, Measurement, Side, measure_sides
 from benchmarks.report import Aim, Section, say, sides_table
-from benchmarks.sides import FOREIGN, bundle_path, weights_path
+from benchmarks.sides import bundle_path, weights_path
 from deploykit.bundle import Bundle
 
 _STATUS = Path("/proc/self/status")
@@ -72,11 +72,11 @@ SCRIPTS: Mapping[str, str] = {DEPLOYKIT: _DEPLOYKIT, "bare onnxruntime": _BARE, 
 
 
 def compare_cold_start(folder: Path, models: Sequence[str], *, quick: bool) -> Section:
-    """Start each script again and again, for every model of the registry: the others have no script that builds them quickly."""
+    """Start each script again and again, for every model."""
     record: dict[str, object] = {}
     tables: list[str] = []
     aims: list[Aim] = []
-    for name in (m for m in models if m not in FOREIGN):
+    for name in models:
         say(f"{name}: cold start")
         measured, peaks_mb = _measure_scripts(folder, name, rounds=2 if quick else 6)
         record[name] = measured.to_json() | {"peak_rss_mb": peaks_mb}

@@ -81,9 +81,9 @@ def make_peer(folder: Path, name: str, peer: str) -> Calls:
     import torch
     from torch.nn.functional import interpolate
 
-    from benchmarks.load import load_network
+    from deploykit.models.registry import load_model
 
-    model = load_network(name).model
+    model = load_model(name).model
     layer = model.get_submodule(LAST[name])
 
     def with_grad_cam(pictures: torch.Tensor) -> Any:

@@ -24,8 +24,6 @@ from deploykit.image import normalize
 from deploykit.parity import sample_pictures
 
 BATCHES = (1, 8)
-FOREIGN = {"densenet121": "features"}
-"""torchvision's models, which the registry does not have, each with its last feature map."""
 
 Calls = Mapping[str, Call]
 Array = npt.NDArray[Any]
@@ -39,12 +37,13 @@ def prepare_network(folder: Path, name: str) -> Calls:
     """
     import torch
 
-    from benchmarks.load import export_network, load_network
+    from benchmarks.load import export_network
     from deploykit.cli.export_bundle import Choices
+    from deploykit.models.registry import load_model
 
     for kind in ("float", "pixels"):
         export_network(name, bundle_path(folder, name, kind), Choices(input_kind=kind, explain=False))
-    torch.save(load_network(name).model.state_dict(), weights_path(folder, name))  # the seed is fixed: the same as in the bundles
+    torch.save(load_model(name).model.state_dict(), weights_path(folder, name))  # the seed is fixed: the same as in the bundles
     return {}
 
 
@@ -82,12 +81,12 @@ def make_torch(folder: Path, name: str, threads: int, compiled: bool) -> Calls:
     import torch
     import torch._inductor.config as inductor
 
-    from benchmarks.load import load_network
+    from deploykit.models.registry import load_model
 
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)  # and not inference_mode, under which inductor does not freeze
     inductor.freezing = compiled
-    model = load_network(name).model
+    model = load_model(name).model
     run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, dynamic=False) if compiled else model
     calls = _by_batch(lambda pictures: np.asarray(run(torch.from_numpy(pictures))), _pictures(folder, name, "float"))
     for call in calls.values():
