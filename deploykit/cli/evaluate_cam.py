@@ -70,6 +70,11 @@ def command(
     """
     _check_plot(plot)
     opened = Bundle.open(bundle)
+    if opened.manifest.model.task != "classification":
+        raise UsageError(
+            f"{bundle} holds a {opened.manifest.model.task} model; the measures watch the one probability that a classifier gives",
+            hint="deploykit explain draws its maps",
+        )
     paths = list(dict.fromkeys(find_images(images)))
     known = read_boxes(boxes, paths) if boxes else {}
     backend: dict[str, Any] = {"precision": precision, "provider": provider, "threads": threads}

@@ -1,7 +1,6 @@
 """``deploykit explain``: what in a picture speaks for its class, drawn over the picture, from a bundle, without torch."""
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.explain_files import KINDS, OutputFolder, as_npz, as_png, file_name, output_stems
 from deploykit.cli.options import backend_options, bundle_argument, warn_if_untrained
+from deploykit.cli.picture_batches import decode_batches
 from deploykit.errors import ImageError, UsageError
-from deploykit.image import decode, find_images
+from deploykit.image import find_images
 from deploykit.runtime.classes import find_class
 from deploykit.runtime.explain_graphs import ALL_METHODS, takes_layer
 from deploykit.runtime.explainer import Explainer
@@ -84,7 +84,7 @@ def command(
     provider: str,
     threads: int,
 ) -> None:
-    """Show what in pictures speaks for their class.
+    """Show what in pictures speaks for their class; of a segmentation model, for the pixels of their largest class.
 
     IMAGE is a picture, or a directory that is searched for them. Several classes or methods give one sheet per picture, with files
     of each only where they are asked for. A picture that cannot be used is named on stderr, the others are explained, and the exit
@@ -103,16 +103,16 @@ def command(
         request = Request(indices, top_classes, tuple(dict.fromkeys(methods)), layer, kinds)
         warn_if_untrained(opened)
         with console.progress(f"explaining {len(paths)} pictures", len(paths)) as advance:
-            for numbers, photos, errors in _batches(paths, explainer, batch):
-                for error in errors:
+            for some in decode_batches(paths, explainer.manifest.image, explainer.limits, batch):
+                for error in some.errors:
                     console.show_error(error)
-                bad += len(errors)
-                explained = _explain(explainer, photos, request) if photos else []
-                for number, photo, explanations in zip(numbers, photos, explained, strict=True):
+                bad += len(some.errors)
+                explained = _explain(explainer, some.photos, request) if some.photos else []
+                for number, photo, explanations in zip(some.numbers, some.photos, explained, strict=True):
                     row = _write(folder, stems[number], paths[number], photo, explanations, request)
                     console.result(json.dumps(row, ensure_ascii=False) if as_json else _as_text(row))
                     advance()
-                advance(len(errors))
+                advance(len(some.errors))
     if bad:
         raise ImageError(f"{bad} of {len(paths)} pictures could not be used")
 
@@ -122,26 +122,6 @@ def _class_index(text: str, explainer: Explainer) -> int:
     is_label = explainer.labels is not None and text in explainer.labels
     wanted: int | str = int(text) if text.isdecimal() and not is_label else text
     return find_class(wanted, explainer.labels, explainer.manifest.model.num_classes)
-
-
-def _batches(
-    paths: Sequence[Path], explainer: Explainer, size: int
-) -> Iterator[tuple[list[int], list[Image.Image], list[ImageError]]]:
-    """Numbers and photos of ``size`` good pictures, with the errors of the bad ones met on the way."""
-    numbers: list[int] = []
-    photos: list[Image.Image] = []
-    errors: list[ImageError] = []
-    for number, path in enumerate(paths):
-        try:
-            photos.append(decode(path, explainer.limits, explainer.manifest.image))
-            numbers.append(number)
-        except ImageError as error:
-            errors.append(error)
-        if len(photos) == size:
-            yield numbers, photos, errors
-            numbers, photos, errors = [], [], []
-    if photos or errors:
-        yield numbers, photos, errors
 
 
 def _explain(explainer: Explainer, photos: list[Image.Image], request: Request) -> list[list[Explanation]]:
@@ -207,8 +187,10 @@ def _as_text(row: dict[str, Any]) -> str:
     for e in rows:
         note = "" if e["has_evidence"] else "  no positive evidence"
         note = "  evidence is the same everywhere" if e["is_even"] else note
+        note = "  predicted at no pixel" if e.get("share") == 0 else note
+        figure = f"{100 * e['share']:.1f} % of the picture" if "share" in e else f"{e['probability']:.4f}"
         files = "".join(f"  {name}" for name in e["files"].values())
-        lines.append(f"  {e['label']:<{width}}  {e['probability']:.4f}  {e['method']} at {e['layer']}{note}{files}")
+        lines.append(f"  {e['label']:<{width}}  {figure}  {e['method']} at {e['layer']}{note}{files}")
     if "sheet" in row:
         lines.append(f"  {row['sheet']}")
     return "\n".join(lines)

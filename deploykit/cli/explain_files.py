@@ -1,4 +1,4 @@
-"""The files that ``deploykit explain`` writes: their names, and how they come to be whole or not at all."""
+"""The files that ``deploykit explain`` and ``predict`` write: their names, and how they come to be whole or not at all."""
 
 import io
 import os
@@ -14,6 +14,7 @@ from PIL import Image
 
 from deploykit.errors import DeploykitError, UsageError
 from deploykit.runtime.explanation import Explanation
+from deploykit.runtime.segmenter import ClassShare
 
 KINDS = ("overlay", "map", "npz")
 _MOST_LABEL = 40
@@ -35,7 +36,7 @@ class OutputFolder:
         """Put a file in place in one step, over one of that name from an earlier run; a killed process leaves the old one.
 
         Raises:
-            UsageError: a picture that is explained has this name and lies here.
+            UsageError: one of the pictures has this name and lies here.
             DeploykitError: the disk refused.
         """
         target = self.path / name
@@ -43,7 +44,7 @@ class OutputFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if target.resolve() in self.inputs:
                 raise UsageError(f"{target} is one of the pictures and would be overwritten", hint="choose another place with -o")
-            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".explain-")
+            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".deploykit-")
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
@@ -109,6 +110,10 @@ def as_npz(explanation: Explanation) -> bytes:
     }
     if explanation.input_gradients is not None:
         arrays["input_gradients"] = explanation.input_gradients
+    if isinstance(explanation.explained, ClassShare):
+        arrays["share"] = np.array(explanation.explained.share, np.float32)
+    if explanation.mask is not None:
+        arrays["mask"] = explanation.mask
     data = io.BytesIO()
     np.savez_compressed(data, allow_pickle=False, **arrays)
     return data.getvalue()

@@ -186,7 +186,7 @@ def _add_graph(
 
 def _golden_rows(logits: npt.NDArray[np.float32]) -> int:
     """How many of the pictures become golden vectors: all, but as few as two where logits for every pixel would fill the bundle."""
-    return max(2, min(len(logits), _MOST_GOLDEN_BYTES // logits[0].nbytes))
+    return max(2, min(len(logits), _MOST_GOLDEN_BYTES // int(logits[0].nbytes)))
 
 
 def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:

@@ -13,9 +13,11 @@ import numpy.typing as npt
 from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.options import backend_options, bundle_argument, warn_if_untrained
-from deploykit.errors import ImageError
+from deploykit.cli.predict_masks import Wanted, predict_masks
+from deploykit.errors import ImageError, UsageError
 from deploykit.image import decode_each, find_images
 from deploykit.runtime.classifier import Classifier, Prediction
+from deploykit.runtime.segmenter import Segmenter
 
 
 @click.command(name="predict")
@@ -23,18 +25,51 @@ from deploykit.runtime.classifier import Classifier, Prediction
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="How many pictures go through at once.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Of a segmentation model: write each picture with its classes coloured there.")  # fmt: skip
+@click.option("--raw", is_flag=True, help="With --output: write the class of every pixel as a PNG of indices too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per picture and line.")
 @backend_options
 def command(
-    bundle: Path, images: tuple[Path, ...], top: int, batch: int, as_json: bool, precision: str, provider: str, threads: int
+    bundle: Path,
+    images: tuple[Path, ...],
+    top: int,
+    batch: int,
+    output: Path | None,
+    raw: bool,
+    as_json: bool,
+    precision: str,
+    provider: str,
+    threads: int,
 ) -> None:
     """Name what is in pictures.
 
     IMAGE is a picture, or a directory that is searched for them. A picture that cannot be used is named on stderr, the others are
-    answered, and the exit code is 1.
+    answered, and the exit code is 1. A segmentation model names the classes with their share of the picture.
     """
+    if raw and output is None:
+        raise UsageError("--raw has no directory to write to", hint="give it with --output DIR")
     opened = Bundle.open(bundle)
     paths = find_images(images)
+    if opened.manifest.model.task == "segmentation":
+        with Segmenter.open(opened, precision=precision, provider=provider, threads=threads) as segmenter:
+            warn_if_untrained(opened)
+            bad = predict_masks(segmenter, paths, Wanted(top, batch, output, raw, as_json))
+    elif output is not None:
+        raise UsageError(
+            f"--output writes the masks of segmentation models, and {bundle} holds a {opened.manifest.model.task} model",
+            hint="deploykit explain draws what in a picture speaks for its class",
+        )
+    else:
+        bad = _classify(opened, paths, top, batch, as_json=as_json, precision=precision, provider=provider, threads=threads)
+    if bad:
+        raise ImageError(f"{bad} of {len(paths)} pictures could not be used")
+
+
+def _classify(
+    opened: Bundle, paths: Sequence[Path], top: int, batch: int, *, as_json: bool, precision: str, provider: str, threads: int
+) -> int:
+    """Answer and print, and return how many pictures could not be used."""
     bad = 0
     with Classifier.open(opened, precision=precision, provider=provider, threads=threads) as classifier:
         warn_if_untrained(opened)
@@ -47,8 +82,7 @@ def command(
                 for name, predictions in zip(names, ranked, strict=True):
                     console.result(_as_json(name, predictions) if as_json else _as_text(name, predictions))
                 advance(len(names) + len(errors))
-    if bad:
-        raise ImageError(f"{bad} of {len(paths)} pictures could not be used")
+    return bad
 
 
 def _batches(

@@ -10,15 +10,20 @@ from deploykit.runtime.classifier import Classifier, Prediction
 from deploykit.runtime.explainer import Explainer
 from deploykit.runtime.explanation import Explanation, map_on_photo
 from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.segmenter import ClassShare, Segmentation, Segmenter, class_map_on_photo
 from deploykit.runtime.session import Session, TensorInfo
 
 __all__ = [
+    "ClassShare",
     "Classifier",
     "Explainer",
     "Explanation",
     "OrtSession",
     "Prediction",
+    "Segmentation",
+    "Segmenter",
     "Session",
     "TensorInfo",
+    "class_map_on_photo",
     "map_on_photo",
 ]

@@ -69,12 +69,16 @@ class Classifier:
         """Open the predict graph of a bundle at a precision.
 
         Raises:
+            UsageError: not a precision, or not a classifier.
             BundleError: not a bundle, or the precision is not in it.
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if bundle.manifest.model.task != "classification":
-            raise UsageError(f"{bundle.path} holds a {bundle.manifest.model.task} model, expected classification")
+            raise UsageError(
+                f"{bundle.path} holds a {bundle.manifest.model.task} model, expected classification",
+                hint="deploykit.runtime.Segmenter answers with it",
+            )
         session = open_predict(bundle, precision, provider=provider, threads=threads)
         return cls(session, bundle.manifest, bundle.labels(), limits)
 
@@ -201,6 +205,6 @@ def label_of(labels: Sequence[str] | None, class_index: int) -> str:
 
 
 def softmax(logits: Floats) -> Floats:
-    """Probabilities float32 [N, K] of logits [N, K]; every row sums to 1. Large logits do not overflow."""
+    """Probabilities float32 [N, K, ...] of logits [N, K, ...]; they sum to 1 over K. Large logits do not overflow."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -50,6 +50,23 @@ def colour_table() -> npt.NDArray[np.uint8]:
     return table
 
 
+def to_oklab(srgb: npt.NDArray[np.uint8] | Floats) -> Floats:
+    """Oklab coordinates [..., 3] of sRGB colours [..., 3], 0 to 255: lightness 0 to 1, green-red, blue-yellow."""
+    return linear_to_oklab(to_linear(srgb))
+
+
+def to_linear(srgb: npt.NDArray[np.uint8] | Floats) -> Floats:
+    """Linear light, 0 to 1, of sRGB values, 0 to 255 (IEC 61966-2-1)."""
+    value = np.asarray(srgb, np.float64) / 255
+    return np.asarray(np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4))
+
+
+def linear_to_oklab(linear: Floats) -> Floats:
+    """Oklab coordinates [..., 3] of linear sRGB [..., 3]."""
+    lms = linear @ np.linalg.inv(_LMS_TO_SRGB).T
+    return np.asarray(np.cbrt(lms) @ np.linalg.inv(_LAB_TO_LMS).T)
+
+
 def _path(t: Floats) -> Floats:
     """Oklab coordinates [n, 3] along the map: as colourful as screens allow, up to a limit."""
     lightness = _LIGHTNESS[0] + (_LIGHTNESS[1] - _LIGHTNESS[0]) * t

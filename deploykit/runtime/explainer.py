@@ -4,20 +4,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from deploykit.bundle import Bundle
 from deploykit.errors import UsageError
 from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, decode, placement, resize_and_crop
 from deploykit.runtime.classes import ClassName, ClassNames, find_class, find_classes
-from deploykit.runtime.classifier import predictions_of, rank_logits
 from deploykit.runtime.explain_graphs import ExplainGraphs, RawAnswer, check_request
 from deploykit.runtime.explanation import Explanation
 from deploykit.runtime.maps import has_evidence, normalize_map
+from deploykit.runtime.reading import Reading, read_logits
 from deploykit.spec import Precision
 
-_ROWS = 16
-"""Rows per run when one picture is explained for many classes: 16 copies of EfficientNet-B3's last activations are 10 MB."""
+Floats = npt.NDArray[np.float32]
+
+_ROWS, _RUN_BYTES = 16, 64 << 20
+"""Most rows per run when one picture is explained for many classes: 16 copies of EfficientNet-B3's last activations are 10 MB. One
+of FCN-ResNet50's, with its logits, is 57 MB."""
 
 
 class Explainer:
@@ -47,13 +51,11 @@ class Explainer:
         """Open the explain graph of a bundle at a precision.
 
         Raises:
-            UsageError: not a precision, or not a classifier.
+            UsageError: not a precision.
             BundleError: not a bundle, or it has no explain graph at this precision.
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        if bundle.manifest.model.task != "classification":
-            raise UsageError(f"{bundle.path} holds a {bundle.manifest.model.task} model, expected classification")
         return cls(ExplainGraphs(bundle, precision, provider=provider, threads=threads), limits)
 
     def explain(
@@ -87,7 +89,8 @@ class Explainer:
             return []
         pixels = np.stack([resize_and_crop(photo, self.manifest.image) for photo in photos])
         answer = self.graphs.answer(pixels, np.array(classes, np.int64), method, layer)
-        return list(self._explanations(answer, [photo.size for photo in photos], method, layer, top))
+        readings = [self._read(logits, photo, top) for logits, photo in zip(answer.logits, photos, strict=True)]
+        return list(self._explanations(answer, readings, photos, method, layer))
 
     def explain_classes(
         self,
@@ -102,7 +105,7 @@ class Explainer:
 
         Args:
             image: one of what `explain` takes.
-            classes: by index or label; None takes the ``top`` likeliest.
+            classes: by index or label; None takes the ``top`` likeliest; of a segmentation net the ``top`` with the largest shares.
             method, layer, top: see `explain`, and there for the errors.
 
         Returns:
@@ -116,14 +119,16 @@ class Explainer:
         photo = decode(image, self.limits, self.manifest.image)
         pixels = resize_and_crop(photo, self.manifest.image)[None]
         logits, activations = self.graphs.glance(pixels, method, layer)
-        rows = np.argsort(-logits[0], kind="stable")[:top] if chosen is None else np.array(chosen, np.int64)
+        reading = self._read(logits[0], photo, top)
+        rows = np.array([p.class_index for p in reading.predictions] if chosen is None else chosen, np.int64)
+        size = _rows_per_run(logits, activations)
         explanations: list[Explanation] = []
-        for part in (rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)):
+        for part in (rows[start : start + size] for start in range(0, len(rows), size)):
             if activations is None:
                 answer = self.graphs.answer(np.repeat(pixels, len(part), 0), part, method, layer)
             else:
                 answer = self.graphs.answer_by_tail(logits, activations, part, method)
-            explanations += self._explanations(answer, [photo.size] * len(part), method, layer, top)
+            explanations += self._explanations(answer, [reading] * len(part), [photo] * len(part), method, layer)
         return explanations
 
     def close(self) -> None:
@@ -140,24 +145,40 @@ class Explainer:
         check_request(method, layer)
         self.graphs.layer_name(method, layer)
 
+    def _read(self, logits: Floats, photo: Image.Image, top: int) -> Reading:
+        return read_logits(logits, photo.size, self.manifest.image, self.labels, top)
+
     def _explanations(
-        self, answer: RawAnswer, sizes: list[tuple[int, int]], method: str, layer: str | None, top: int
+        self,
+        answer: RawAnswer,
+        readings: Sequence[Reading],
+        photos: Sequence[Image.Image],
+        method: str,
+        layer: str | None,
     ) -> Iterator[Explanation]:
         spec, name = self.manifest.image, self.graphs.layer_name(method, layer)
         maps, evidence = normalize_map(answer.cams, spec.height, spec.width), has_evidence(answer.cams)
-        for row, ranked in enumerate(rank_logits(answer.logits, self.labels, top)):
+        for row, (reading, photo) in enumerate(zip(readings, photos, strict=True)):
+            explained = int(answer.classes[row])
             yield Explanation(
-                predictions=tuple(ranked),
-                explained=predictions_of(answer.logits[row], [answer.classes[row]], self.labels)[0],
+                predictions=reading.predictions,
+                explained=reading.about(explained),
                 map=maps[row],
                 cam=answer.cams[row],
                 has_evidence=bool(evidence[row]),
                 method=method,
                 layer=name,
-                box=placement(*sizes[row], spec),
-                photo_size=sizes[row],
+                box=placement(*photo.size, spec),
+                photo_size=photo.size,
                 input_gradients=None if answer.input_gradients is None else answer.input_gradients[row],
+                mask=reading.mask_of(explained),
             )
+
+
+def _rows_per_run(logits: Floats, activations: Floats | None) -> int:
+    """How many classes of one picture are explained at once: so many that a run's arrays stay small, and at least one."""
+    row = logits.nbytes + (0 if activations is None else activations.nbytes)
+    return max(1, min(_ROWS, _RUN_BYTES // row))
 
 
 def _each(images: Iterable[Source]) -> Iterable[Source]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from deploykit.image import CropBox
 from deploykit.runtime.classifier import Prediction
 from deploykit.runtime.maps import place_map, scale_box
+from deploykit.runtime.segmenter import ClassShare, Mask, place_pixels
 
 Floats = npt.NDArray[np.float32]
 
@@ -17,8 +18,8 @@ class Explanation:
     """One picture, one class: the answer, and where it comes from.
 
     Args:
-        predictions: the likeliest classes of the picture, best first.
-        explained: the class that the map speaks for, with its label and probability.
+        predictions: the likeliest classes of the picture, best first; of a segmentation net those with the largest shares.
+        explained: the class that the map speaks for, with its label and probability; of a segmentation net with its share.
         map: float32 [H, W] at the network's size, 0 to 1 (`deploykit.runtime.maps`).
         cam: float32 [h, w], the raw map, 0 or more, not scaled; at the network's size for methods at the input.
         has_evidence: False where nothing in the picture speaks for the class; then the map is zeros.
@@ -27,10 +28,12 @@ class Explanation:
         box: the part of the upright photo that the network saw.
         photo_size: width and height of the upright photo.
         input_gradients: float32 [3, H, W], RGB, for the methods at the input: what ``cam`` is the magnitude of.
+        mask: of a segmentation net: bool [H, W], the pixels of the explained class, whose summed logits are the score that the
+            map explains.
     """
 
-    predictions: tuple[Prediction, ...]
-    explained: Prediction
+    predictions: tuple[Prediction | ClassShare, ...]
+    explained: Prediction | ClassShare
     map: Floats
     cam: Floats
     has_evidence: bool
@@ -39,6 +42,7 @@ class Explanation:
     box: CropBox
     photo_size: tuple[int, int]
     input_gradients: Floats | None = None
+    mask: Mask | None = None
 
     @property
     def is_even(self) -> bool:
@@ -60,3 +64,12 @@ def map_on_photo(explanation: Explanation, photo_size: tuple[int, int] | None = 
     """
     size = photo_size or explanation.photo_size
     return place_map(explanation.map, scale_box(explanation.box, explanation.photo_size, size), size)
+
+
+def mask_on_photo(explanation: Explanation, photo_size: tuple[int, int] | None = None) -> Mask | None:
+    """The explained class's pixels on the whole photo, bool [height, width]; None of a classifier. See `map_on_photo`."""
+    if explanation.mask is None:
+        return None
+    size = photo_size or explanation.photo_size
+    box = scale_box(explanation.box, explanation.photo_size, size)
+    return np.asarray(place_pixels(explanation.mask.astype(np.uint8), box, size, 0) == 1)

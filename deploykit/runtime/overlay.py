@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 from deploykit.errors import InputError
 from deploykit.image import CropBox
 from deploykit.runtime.colours import colour_map
-from deploykit.runtime.explanation import Explanation, map_on_photo
+from deploykit.runtime.explanation import Explanation, map_on_photo, mask_on_photo
 from deploykit.runtime.maps import scale_box
+from deploykit.runtime.segmenter import Mask
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,23 +27,27 @@ _UNSEEN_LIGHT = 0.5
 
 _UNSEEN_MAP = (58, 58, 62)
 _FRAME = (255, 255, 255)
+_OUTLINE, _OUTLINE_SHADOW = (70, 215, 255), (10, 40, 60)
 _TYPICAL_PERCENT = 99.5
 
 
 def draw_overlay(photo: Image.Image, explanation: Explanation) -> Image.Image:
     """The photo with its map over it. What the network did not see is darkened and a fine line marks the border.
 
-    The photo may be the explained one at another size. Without positive evidence, or where it is even, the photo comes back as it
-    is, as a copy.
+    The photo may be the explained one at another size. Without positive evidence, or where it is even, there is no map on it. Of a
+    segmentation net a blue line runs round the pixels of the explained class, whether they have evidence or not.
 
     Raises:
         InputError: the photo is not RGB, or has another shape than the explained one.
     """
+    check_photo(photo)
+    outlined = mask_on_photo(explanation, photo.size)
     if not explanation.map.any():
-        _check_photo(photo)
-        return photo.copy()
+        return photo.copy() if outlined is None else draw_outline(photo, outlined)
     picture = overlay(photo, map_on_photo(explanation, photo.size), outline=explanation.input_gradients is None)
-    return _mark_unseen(picture, scale_box(explanation.box, explanation.photo_size, photo.size))
+    if outlined is not None:
+        picture = draw_outline(picture, outlined)
+    return mark_unseen(picture, scale_box(explanation.box, explanation.photo_size, photo.size))
 
 
 def overlay(photo: Image.Image, photo_map: Floats, *, outline: bool = True) -> Image.Image:
@@ -57,7 +62,7 @@ def overlay(photo: Image.Image, photo_map: Floats, *, outline: bool = True) -> I
     Raises:
         InputError: the photo is not RGB, the sizes differ, or the map leaves 0 to 1.
     """
-    _check_photo(photo)
+    check_photo(photo)
     if photo_map.shape != (photo.height, photo.width):
         raise InputError(f"map has shape {list(photo_map.shape)}, expected [{photo.height}, {photo.width}], the photo's")
     if not (photo_map.min() >= 0 and photo_map.max() <= 1):
@@ -66,8 +71,26 @@ def overlay(photo: Image.Image, photo_map: Floats, *, outline: bool = True) -> I
     mixed = np.array(photo, np.float32)
     mixed += opacity * (colour_map(photo_map) - mixed)
     if outline:
-        mixed += _LINE_OPACITY * _line(photo_map, _HALF, _line_width(photo.size))[..., None] * (255 - mixed)
+        mixed += _LINE_OPACITY * _line(photo_map, _HALF, line_width(photo.size))[..., None] * (255 - mixed)
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def draw_outline(photo: Image.Image, mask: Mask) -> Image.Image:
+    """A line round the pixels of a mask [photo height, photo width]: light, with a dark one inside, so that one is always seen."""
+    width = max(1, round(line_width(photo.size)))
+    pixels = np.array(photo)
+    inner = shrink(mask, width)
+    pixels[inner & ~shrink(inner, width)] = _OUTLINE_SHADOW
+    pixels[mask & ~inner] = _OUTLINE
+    return Image.fromarray(pixels)
+
+
+def shrink(mask: Mask, width: int) -> Mask:
+    """The mask [h, w] without the pixels that lie within ``width`` of its edge; the picture's own edges are none."""
+    for _ in range(width):
+        padded = np.pad(mask, 1, mode="edge")
+        mask = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
 
 
 def draw_map(explanation: Explanation, size: tuple[int, int] | None = None) -> Image.Image:
@@ -124,7 +147,7 @@ def _line(values: Floats, level: float, width: float) -> Floats:
     return np.asarray(np.clip(0.5 + width / 2 - distance, 0, 1), np.float32)
 
 
-def _line_width(size: tuple[int, int]) -> float:
+def line_width(size: tuple[int, int]) -> float:
     """In pixels: thin enough on a thumbnail, and still seen on a large photo that is shown reduced."""
     return max(1.0, min(size) / 350)
 
@@ -134,7 +157,8 @@ def _ease(values: Floats) -> Floats:
     return np.asarray(values**1.25, np.float32)
 
 
-def _mark_unseen(picture: Image.Image, box: CropBox) -> Image.Image:
+def mark_unseen(picture: Image.Image, box: CropBox) -> Image.Image:
+    """Darken what lies outside of the box, and frame it; a picture that was seen whole comes back as it is."""
     seen = _seen(box, picture.size)
     if seen.all():
         return picture
@@ -143,7 +167,7 @@ def _mark_unseen(picture: Image.Image, box: CropBox) -> Image.Image:
     pixels[~seen] = np.rint(_UNSEEN_LIGHT * (0.5 * grey + 0.5 * pixels[~seen])).astype(np.uint8)
     marked = Image.fromarray(pixels)
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    width = round(_line_width(picture.size))
+    width = round(line_width(picture.size))
     edges = (columns[0] - width, rows[0] - width, columns[-1] + width, rows[-1] + width)
     ImageDraw.Draw(marked).rectangle(edges, outline=_FRAME, width=width)
     return marked
@@ -156,6 +180,11 @@ def _seen(box: CropBox, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     return np.asarray(inside, np.bool_)
 
 
-def _check_photo(photo: Image.Image) -> None:
+def check_photo(photo: Image.Image) -> None:
+    """Refuse what `deploykit.image.decode` would not give.
+
+    Raises:
+        InputError: the photo is not RGB.
+    """
     if photo.mode != "RGB":
         raise InputError(f"photo has mode {photo.mode}, expected RGB", hint="pass it through deploykit.image.decode first")

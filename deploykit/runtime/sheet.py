@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from deploykit.errors import UsageError
+from deploykit.runtime.classifier import Prediction
 from deploykit.runtime.colours import colour_map
 from deploykit.runtime.explanation import Explanation
 from deploykit.runtime.overlay import draw_explanation
+from deploykit.runtime.segmenter import ClassShare
 
 TILE = 380
 """The longer side of a picture on the sheet, in pixels, and the width of a column."""
@@ -23,7 +25,7 @@ _GAP = 24
 _LABEL, _TEXT, _SMALL = 21, 16, 14
 _CAPTION = _LABEL + _TEXT + _SMALL + 34
 _FOOTER = 30
-_PAPER, _INK, _PALE, _ALERT = (250, 250, 247), (32, 33, 36), (105, 108, 115), (170, 62, 20)
+PAPER, INK, PALE, ALERT = (250, 250, 247), (32, 33, 36), (105, 108, 115), (170, 62, 20)
 
 Lines = list[tuple[str, int, tuple[int, int, int]]]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -54,14 +56,14 @@ def draw_sheet(
     places = _places(len(explanations), columns)
     wide, high = 1 + max(x for x, _ in places), 1 + max(y for _, y in places)
     step_x, step_y = TILE + _GAP, size[1] + _CAPTION + _GAP
-    sheet = Image.new("RGB", (_GAP + wide * step_x, _GAP + high * step_y + _FOOTER), _PAPER)
+    sheet = Image.new("RGB", (_GAP + wide * step_x, _GAP + high * step_y + _FOOTER), PAPER)
     draw = ImageDraw.Draw(sheet)
     for (picture, lines), (x, y) in zip(tiles, places, strict=True):
         corner = (_GAP + x * step_x, _GAP + y * step_y)
         sheet.paste(picture, corner)
         _write(draw, lines, (corner[0], corner[1] + size[1] + 8))
     if any(e.input_gradients is None for e in explanations):
-        _draw_key(sheet, draw)
+        _draw_key(sheet, draw, has_masks=any(e.mask is not None for e in explanations))
     return sheet
 
 
@@ -87,46 +89,57 @@ def _places(count: int, columns: int | None) -> list[tuple[int, int]]:
 
 def _photo_caption(title: str, explanation: Explanation) -> Lines:
     best = explanation.predictions[0]
-    return [(title, _LABEL, _INK), (f"top-1: {best.label}, {_percent(best.probability)}", _TEXT, _PALE)]
+    kind = "top-1" if isinstance(best, Prediction) else "most"
+    return [(title, _LABEL, INK), (f"{kind}: {best.label}, {_figure(best)}", _TEXT, PALE)]
 
 
 def _caption(explanation: Explanation) -> Lines:
     seen = explanation.explained
     lines: Lines = [
-        (seen.label, _LABEL, _INK),
-        (f"{_percent(seen.probability)}, {explanation.method} at {explanation.layer}", _TEXT, _PALE),
+        (seen.label, _LABEL, INK),
+        (f"{_figure(seen)}, {explanation.method} at {explanation.layer}", _TEXT, PALE),
     ]
-    if not explanation.has_evidence:
-        lines.append(("no positive evidence", _SMALL, _ALERT))
+    if isinstance(seen, ClassShare) and not seen.share:
+        lines.append(("predicted at no pixel, so nothing is explained", _SMALL, ALERT))
+    elif not explanation.has_evidence:
+        lines.append(("no positive evidence", _SMALL, ALERT))
     elif explanation.is_even:
-        lines.append(("evidence is the same everywhere", _SMALL, _ALERT))
+        lines.append(("evidence is the same everywhere", _SMALL, ALERT))
     return lines
 
 
-def _percent(probability: float) -> str:
+def _figure(answer: Prediction | ClassShare) -> str:
+    return percent(answer.probability) if isinstance(answer, Prediction) else f"{percent(answer.share)} of the picture"
+
+
+def percent(probability: float) -> str:
+    """A probability or a share, 0 to 1, in words."""
+    if probability == 0:
+        return "0 %"
     return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
 
 
 def _write(draw: ImageDraw.ImageDraw, lines: Lines, corner: tuple[int, int]) -> None:
     x, y = corner
     for text, size, colour in lines:
-        draw.text((x, y), shorten(text, _font(size), TILE), fill=colour, font=_font(size))
+        draw.text((x, y), shorten(text, load_font(size), TILE), fill=colour, font=load_font(size))
         y += size + 7
 
 
-def _draw_key(sheet: Image.Image, draw: ImageDraw.ImageDraw) -> None:
+def _draw_key(sheet: Image.Image, draw: ImageDraw.ImageDraw, *, has_masks: bool) -> None:
     """What the colours mean, in the sheet's last line."""
-    font, y = _font(_SMALL), sheet.height - _FOOTER
+    font, y = load_font(_SMALL), sheet.height - _FOOTER
     bar = colour_map(np.tile(np.linspace(0, 1, 120, dtype=np.float32), (10, 1)))
-    draw.text((_GAP, y), "least", fill=_PALE, font=font)
+    draw.text((_GAP, y), "least", fill=PALE, font=font)
     x = _GAP + round(font.getlength("least")) + 8
     sheet.paste(Image.fromarray(bar), (x, y + 4))
     room = sheet.width - (x + 128) - _GAP
-    text = "most evidence in its picture; the line is at half; the network did not see the darkened border"
-    draw.text((x + 128, y), shorten(text, font, room), fill=_PALE, font=font)
+    line = "the white line is at half, the blue one round the class's pixels" if has_masks else "the line is at half"
+    text = f"most evidence in its picture; {line}; the network did not see the darkened border"
+    draw.text((x + 128, y), shorten(text, font, room), fill=PALE, font=font)
 
 
 @functools.cache
-def _font(size: int) -> Font:
+def load_font(size: int) -> Font:
     """Pillow's own font, which every installation has."""
     return ImageFont.load_default(size)

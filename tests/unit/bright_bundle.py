@@ -65,6 +65,7 @@ def make_bundle(
     tail: bool = True,
     input_gradients: bool = False,
     classes: int = 3,
+    task: str = "classification",
 ) -> Bundle:
     """Write a bundle of a graph with its explain graphs, as ``export`` does but without the checks."""
     predict = predict or bright_graph(spec, pixels=pixels)
@@ -76,7 +77,7 @@ def make_bundle(
     found = [resolve_layer(predict, name) for name in layers]
     with new_bundle(
         path,
-        model=ModelRecord("bright", "Test", classes, 8),
+        model=ModelRecord("bright", "Test", classes, 8, task),
         weights=WeightsRecord("made by hand", "0" * 64, True, "float32", "none"),
         image=spec,
         input="pixels" if pixels else "float",
