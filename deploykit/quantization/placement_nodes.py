@@ -45,7 +45,7 @@ def kept_nodes(nodes: Iterable[NodeProto], keep: Collection[str]) -> frozenset[s
     """The nodes that ``keep`` names."""
     found: dict[str, set[str]] = {name: set() for name in keep}
     for node in nodes:
-        for name in {node_id(node), *node.output, *scopes_of(node)}.intersection(keep):
+        for name in {node_id(node), *node.output, *scopes_of(node), *_weight_owners(node)}.intersection(keep):
             found[name].add(node_id(node))
     missing = sorted(name for name, ids in found.items() if not ids)
     if missing:
@@ -54,6 +54,12 @@ def kept_nodes(nodes: Iterable[NodeProto], keep: Collection[str]) -> frozenset[s
             hint="see the names with: deploykit inspect GRAPH",
         )
     return frozenset().union(*found.values()) if found else frozenset()
+
+
+def _weight_owners(node: NodeProto) -> list[str]:
+    """Paths of the modules that a layer's weight belongs to: a folded convolution runs under its BatchNorm's path alone."""
+    parts = node.input[1].split(".") if node.op_type in LAYERS else []
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def gate_nodes(nodes: list[NodeProto], facts: Tensors) -> frozenset[str]:

@@ -6,6 +6,7 @@ Types"); weights stand as INT8 behind a DequantizeLinear alone, so the file is a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -218,21 +219,45 @@ def _round_biases(body: GraphProto, placement: Placement, scales: Mapping[str, f
     A kernel that keeps the bias in float and one that adds it to the sums then give the same: without this a value on the border of
     two integers goes one way here and the other way there, and differences grow from layer to layer.
     """
-    constants = {t.name: t for t in body.initializer}
+    constants = {t.name: numpy_helper.to_array(t) for t in body.initializer}
     makers = {node.output[0]: node for node in body.node}
     tensor = {edge.node: edge.tensor for edge in placement.edges if edge.input == 0}
     replaced = set()
     for node in body.node:
-        maker = makers.get(node.input[1]) if node_id(node) in tensor and node.op_type in LAYERS and len(node.input) > 2 else None
-        if maker is None or maker.op_type != "DequantizeLinear" or node.input[2] not in constants:
+        scale = scales.get(tensor.get(node_id(node), ""))
+        if scale is None or len(node.input) < 3 or node.input[2] not in constants:
             continue
-        step = np.float32(scales[tensor[node_id(node)]]) * numpy_helper.to_array(constants[maker.input[1]])
-        bias = numpy_helper.to_array(constants[node.input[2]])
-        rounded = (np.rint(bias.astype(np.float64) / step) * step).astype(np.float32)
+        bias = constants[node.input[2]]
+        if node.op_type == "BatchNormalization":
+            rounded = _round_shift(node, constants, scale)
+        elif node.op_type in LAYERS and (maker := makers.get(node.input[1])) is not None and maker.op_type == "DequantizeLinear":
+            rounded = _to_steps(bias, np.float32(scale) * constants[maker.input[1]])
+        else:
+            continue
         replaced.add(node.input[2])
         node.input[2] = f"{node.output[0]}_bias_rounded"
-        body.initializer.append(numpy_helper.from_array(rounded.reshape(bias.shape), node.input[2]))
+        body.initializer.append(numpy_helper.from_array(rounded.astype(np.float32).reshape(bias.shape), node.input[2]))
     _drop_unread(body, replaced)
+
+
+def _round_shift(node: NodeProto, constants: Mapping[str, npt.NDArray[Any]], scale: float) -> npt.NDArray[Any]:
+    """The beta at which a normalization's shift, beta - mean * w, is a multiple of what its weight w is in INT8: |w| / 127."""
+    weight, shift = normalization_as_affine(node, constants)
+    return _to_steps(shift, np.where(weight == 0, 1.0, np.abs(weight)) / STEPS * scale) + constants[node.input[3]] * weight
+
+
+def normalization_as_affine(
+    node: NodeProto, constants: Mapping[str, npt.NDArray[Any]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """w and b, float64 [C], of a BatchNormalization y = w x + b: w = gamma / sqrt(variance + epsilon), b = beta - mean * w."""
+    gamma, beta, mean, variance = (constants[name].astype(np.float64) for name in node.input[1:5])
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    weight = gamma / np.sqrt(variance + epsilon)
+    return weight, beta - mean * weight
+
+
+def _to_steps(values: npt.NDArray[Any], step: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(np.rint(values.astype(np.float64) / step) * step)
 
 
 def _drop_unread(body: GraphProto, candidates: set[str]) -> None:

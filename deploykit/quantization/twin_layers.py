@@ -8,7 +8,7 @@ from deploykit.graph.pixels import IMAGE_NAME
 from deploykit.quantization.draft import Draft
 from deploykit.quantization.pixels import find_pixel_input, integer_bias
 from deploykit.quantization.placement_nodes import node_id
-from deploykit.quantization.qdq import QuantizedGraph
+from deploykit.quantization.qdq import QuantizedGraph, normalization_as_affine
 from deploykit.quantization.weights import STEPS
 
 
@@ -28,10 +28,8 @@ def convolve_normalizations(draft: Draft) -> None:
         )
         if node.op_type != "BatchNormalization" or not is_between or any(name not in draft.constants for name in node.input[1:]):
             return [node]
-        gamma, beta, mean, variance = (draft.value(name).astype(np.float64) for name in node.input[1:])
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        weight = gamma / np.sqrt(variance + epsilon)
-        return _affine(draft, node, weight, beta - mean * weight)
+        weight, bias = normalization_as_affine(node, {name: draft.value(name) for name in node.input[1:]})
+        return _affine(draft, node, weight, bias)
 
     draft.rewrite(convolved)
 
