@@ -183,7 +183,10 @@ def _bin_errors() -> Floats:
     ``scale^3 (n / 12 + r^3 / 3)``: every full step adds 1/12, and beyond 127 r is the distance to the threshold.
     """
     candidates, _ = _levels()
-    scale = candidates[:, None] / STEPS
-    u = np.arange(BINS + 1) / scale
-    n = np.minimum(np.floor(u + 0.5), STEPS)
-    return np.diff(scale**3 * (n / 12 + (u - n) ** 3 / 3), axis=1)
+    errors = np.empty((candidates.size, BINS))
+    for row, candidate in enumerate(candidates):  # a row at a time: whole matrices would take 100 MB on the way
+        scale = candidate / STEPS
+        u = np.arange(BINS + 1) / scale
+        n = np.minimum(np.floor(u + 0.5), STEPS)
+        errors[row] = np.diff(scale**3 * (n / 12 + (u - n) ** 3 / 3))
+    return errors
