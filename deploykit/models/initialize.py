@@ -69,7 +69,7 @@ def _smooth_noise(count: int, size: int) -> Tensor:
 
 @torch.no_grad()
 def measure_statistics(model: nn.Module, images: Tensor) -> None:
-    """Set each normalization's variance to the mean square of its input, in the order in which the model runs them.
+    """Put the model in eval mode and set each normalization's variance to the mean square of its input, in the order of running.
 
     The mean stays 0. Taking it out would leave the small differences between pictures and blow them up, layer after layer.
     A channel that is silent on these pictures gets a share of the layer's mean instead: in a depthwise network it has nothing but
@@ -85,10 +85,11 @@ def measure_statistics(model: nn.Module, images: Tensor) -> None:
         for module in model.modules()
         if isinstance(module, nn.BatchNorm2d) and module.running_var is not None
     ]
+    model.eval()
     if not hooks:
         return
     try:
-        model.eval()(images)
+        model(images)
     finally:
         for hook in hooks:
             hook.remove()

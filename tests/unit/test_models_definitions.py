@@ -182,6 +182,7 @@ BLOCKS = (BasicBlock, Bottleneck, DenseBlock, DepthwiseSeparableConv, FusedMBCon
 )
 def test_random_weights_neither_vanish_nor_explode_and_tell_photos_apart(name: str) -> None:
     model = load_model(name, seed=5).model
+    assert not any(module.training for module in model.modules())
     spreads: list[float] = []
     for module in model.modules():
         if isinstance(module, BLOCKS):
