@@ -3,8 +3,8 @@
     python benchmarks/precision.py [--quick] [--model NAME]...
 
 Prints tables, and the aims beside the figures. A full run writes benchmarks/results/precision.json too. Four sides per network:
-FP32, the TensorRT-shaped INT8 graph (signed) and its CPU twin in deploykit's session, and OpenVINO on the signed graph. Aims are for
-CPU time at batch 8. Method and noise: benchmarks/README.md.
+FP32, the TensorRT-shaped INT8 graph (signed) and its CPU twin in deploykit's session, and OpenVINO on the signed graph. Aims are
+for CPU time at batch 8. Method and noise: benchmarks/README.md.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from deploykit.errors import GraphError
 from deploykit.graph.tensors import Tensors, describe_tensors
 from deploykit.quantization.placement_nodes import (
     LAYERS,
+    RECTIFIERS,
     attribute,
     gate_nodes,
     gated_input,
@@ -125,6 +126,11 @@ class Placement:
     def calibrated(self) -> tuple[str, ...]:
         """Every tensor that `quantize_graph` needs a threshold of, once, ``cpu_tensors`` included."""
         return tuple(dict.fromkeys([*(name for group in self.groups for name in group.calibrated), *self.cpu_tensors]))
+
+    @property
+    def calibratable(self) -> tuple[str, ...]:
+        """What to calibrate where layers may be kept in float later: no ``keep`` asks for a threshold of another tensor."""
+        return tuple(dict.fromkeys([*self.tensors, *self.cpu_tensors]))
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -345,10 +351,12 @@ def _cpu_tensors(draft: _Draft) -> tuple[str, ...]:
         readers = [n for n in draft.facts.consumers.get(output, []) if (node_id(n), output) not in through]
         if node.op_type not in LAYERS and not (is_global_pooling(node, draft.facts) and _all_gates(draft, readers)):
             continue
-        takes_in = len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"} and readers[0].output[0] in paired
-        if readers and not takes_in:
+        if len(readers) == 1 and readers[0].op_type in RECTIFIERS:
+            # The pair stands behind the rectifier, which then costs nothing and leaves the integers to values that are not cut off.
+            output = readers[0].output[0]
+        if readers and output not in paired and output not in draft.facts.outputs:
             found.append(output)
-    return tuple(sorted(found, key=lambda name: _made_at(draft, name)))
+    return tuple(sorted(dict.fromkeys(found), key=lambda name: _made_at(draft, name)))
 
 
 def _all_gates(draft: _Draft, nodes: list[NodeProto]) -> bool:

@@ -12,6 +12,9 @@ from deploykit.graph.tensors import Tensors
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with weights."""
 
+RECTIFIERS = frozenset({"Relu", "Clip"})
+"""Activations that a rounding to integers can take in."""
+
 
 def node_id(node: NodeProto) -> str:
     """What a node is called here: its name, or its first output where it has none."""

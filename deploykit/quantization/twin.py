@@ -16,12 +16,13 @@ any tensor. End to end such a step spreads, as it does between any two runtimes,
 error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
 from deploykit.quantization.draft import Draft
+from deploykit.quantization.placement_nodes import RECTIFIERS
 from deploykit.quantization.qdq import QuantizedGraph, check_scales
 from deploykit.quantization.twin_layers import (
     convolve_normalizations,
@@ -36,7 +37,6 @@ UNIT_SCALE = 1 / 255
 """Of what lies in [0, 1]: the sigmoid inside SiLU, and squeeze-excite gates. Needs no calibration."""
 
 _UNIT_RANGE = frozenset({"Sigmoid", "HardSigmoid"})
-_RECTIFIERS = frozenset({"Relu", "Clip"})
 _MIDDLE = 128
 
 
@@ -56,10 +56,12 @@ def make_cpu_twin(quantized: QuantizedGraph, *, exact: bool = False) -> ModelPro
     twin.CopyFrom(quantized.graph)
     del twin.graph.value_info[:]  # it holds types of tensors that change theirs
     draft = Draft.of(twin)
+    zero = _zero_points(draft, [group.tensors for group in quantized.placement.groups])
     if not exact:
+        pairs = added_pairs(quantized)
+        zero |= _zero_points(draft, [(name,) for name in pairs])
         _read_rounded(draft, quantized)
-        _add_pairs(draft, added_pairs(quantized))
-    zero = _zero_points(draft, quantized)
+        _add_pairs(draft, pairs)
     _move_zero_points(draft, zero)
     _name_rectified(draft, _clip_integers(draft, zero))
     convolve_normalizations(draft)
@@ -100,9 +102,7 @@ def _read_rounded(draft: Draft, quantized: QuantizedGraph) -> None:
 
 
 def _add_pairs(draft: Draft, pairs: Mapping[str, float]) -> None:
-    """Let every reader of these tensors read them through a pair."""
-    zero = draft.constant(f"zero_{_MIDDLE}", _MIDDLE, np.uint8)
-    lowest = draft.constant("zero_0", 0, np.uint8)
+    """Let every reader of these tensors read them through a pair, whose zero point is set with the others'."""
     for node in draft.nodes:
         for i, name in enumerate(node.input):
             if name in pairs:
@@ -112,7 +112,7 @@ def _add_pairs(draft: Draft, pairs: Mapping[str, float]) -> None:
         name = node.output[0]
         if name not in pairs:
             return [node]
-        constants = [draft.constant(f"{name}_scale", pairs[name], np.float32), lowest if node.op_type in _UNIT_RANGE else zero]
+        constants = [draft.constant(f"{name}_scale", pairs[name], np.float32), ""]
         integers, real = f"{name}_quantized", f"{name}_dequantized"
         return [
             node,
@@ -123,13 +123,12 @@ def _add_pairs(draft: Draft, pairs: Mapping[str, float]) -> None:
     draft.rewrite(with_pair)
 
 
-def _zero_points(draft: Draft, quantized: QuantizedGraph) -> dict[str, int]:
-    """The zero point of every tensor with a pair of the TensorRT graph: 0 where a whole group has no negative values, else 128."""
+def _zero_points(draft: Draft, groups: Iterable[Sequence[str]]) -> dict[str, int]:
+    """The zero point of every tensor: 0 where a whole group that shares a scale has no negative values, else 128."""
     producers, zero = draft.producers(), {}
-    for group in quantized.placement.groups:
-        inside = set(group.tensors)
-        rectified = all(_is_rectified(draft, producers.get(name), inside) for name in group.tensors)
-        zero.update(dict.fromkeys(group.tensors, 0 if rectified else _MIDDLE))
+    for group in groups:
+        rectified = all(_is_rectified(draft, producers.get(name), set(group)) for name in group)
+        zero.update(dict.fromkeys(group, 0 if rectified else _MIDDLE))
     return zero
 
 
@@ -139,7 +138,7 @@ def _is_rectified(draft: Draft, maker: NodeProto | None, group: set[str]) -> boo
         return False
     if maker.op_type in {"MaxPool", "Concat", "Resize"}:
         return all(_real(name) in group for name in maker.input if name and name not in draft.constants)
-    return maker.op_type in _RECTIFIERS and _bounds(draft, maker)[0] >= 0
+    return maker.op_type in _UNIT_RANGE or (maker.op_type in RECTIFIERS and _bounds(draft, maker)[0] >= 0)
 
 
 def _move_zero_points(draft: Draft, zero: Mapping[str, int]) -> None:
@@ -170,16 +169,15 @@ def _clip_integers(draft: Draft, zero: Mapping[str, int]) -> dict[str, NodeProto
         maker = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
         if maker is None or node.input[0] not in zero:
             return [node]
-        point = zero[node.input[0]]
+        point, scale = zero[node.input[0]], float(draft.value(node.input[1]))
         low, high = 0, 2 * STEPS + 1 if point else STEPS
-        if maker.op_type in _RECTIFIERS and len(consumers[node.input[0]]) == 1:
-            scale = float(draft.value(node.input[1]))
+        if maker.op_type in RECTIFIERS and len(consumers[node.input[0]]) == 1:
             least, most = (np.rint(bound / scale) + point for bound in _bounds(draft, maker))
             low, high = int(np.clip(least, low, high)), int(np.clip(most, low, high))
             dropped[node.input[0]] = maker
             node.input[0] = maker.input[0]
-        elif maker.op_type in {"MaxPool", "Concat", "Resize"}:
-            return [node]  # its input's integers are within bounds
+        elif maker.op_type in {"MaxPool", "Concat", "Resize"} or scale == np.float32(UNIT_SCALE):
+            return [node]  # within bounds as they are
         if (low, high) == (0, 255):
             return [node]
         integers = node.output[0]

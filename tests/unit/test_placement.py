@@ -135,6 +135,14 @@ def test_what_is_kept_reads_float_and_keeps_its_float_weights(keep: list[str], k
     assert kept.isdisjoint({edge.node for edge in placement.edges} | {edge.node for edge in placement.weights})
 
 
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+def test_whatever_is_kept_needs_no_threshold_but_the_calibratable_ones(name: str) -> None:
+    graph = net(name)
+    everything = place(graph)
+    for edge in everything.edges[::5]:
+        assert set(place(graph, [edge.node]).calibrated) <= set(everything.calibratable)
+
+
 def test_a_module_path_keeps_every_layer_under_it() -> None:
     graph = net("resnet18")
     everything = {layer.node for layer in place(graph, ["layer1.0"]).floats}

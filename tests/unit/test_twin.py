@@ -127,6 +127,13 @@ def test_only_what_a_convolution_cannot_write_in_integers_gets_a_pair_of_its_own
     assert {f"{name}_quantized" for name in pairs}.isdisjoint(zero_points(exact))
 
 
+def test_the_pair_that_the_cpu_needs_before_a_kept_layer_stands_behind_the_rectifier() -> None:
+    placement = place(RESIDUAL, ["g"])
+    assert placement.cpu_tensors == ("e",)
+    result = quantize_graph(RESIDUAL, placement, thresholds_of(RESIDUAL, placement))
+    assert zero_points(make_cpu_twin(result))["e_quantized"] == 0
+
+
 def test_tensors_without_negative_values_keep_zero_point_0_and_others_get_128() -> None:
     assert zero_points(make_cpu_twin(quantized(RESIDUAL))) == {
         "image_quantized": 128, "r_quantized": 0, "e_quantized": 0, "g_quantized": 128, "last_quantized": 0, "f_quantized": 128,
