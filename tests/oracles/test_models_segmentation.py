@@ -3,15 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from deploykit.bundle import sha256_of
+from deploykit.bundle import Bundle, sha256_of
+from deploykit.cli.main import run
 from deploykit.models import registry
+from deploykit.models.families import dilation
 from deploykit.models.labels import VOC_CLASSES
 from deploykit.models.registry import MODELS, load_model
+from tests.oracles.test_explain_graph_peers import build_plan
 from tests.oracles.test_models_oracles import assert_same_logits, randomize
 
 NAMES = ["fcn_resnet50", "deeplabv3_resnet50"]
@@ -80,3 +84,22 @@ def test_a_published_file_answers_with_the_names_of_pascal_voc(tmp_path: Path, m
     assert loaded.labels == VOC_CLASSES
     assert loaded.labels_source == "Pascal VOC"
     assert loaded.notes == ()
+
+
+@pytest.mark.parametrize("name", ["dilation8_frontend", "dilation8", "dilation8_large"])
+def test_dilation8_of_two_channels_exports_explains_as_autograd_and_builds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All of its layers, and a 32nd of its width or less: the reflected margin is what no other family has.
+    monkeypatch.setattr(dilation, "BLOCKS", tuple((2,) * len(block) for block in dilation.BLOCKS))
+    monkeypatch.setattr(dilation, "HIDDEN", 16)
+    entry = MODELS[name]
+    small = replace(entry, image=replace(entry.image, height=64, width=48))
+    monkeypatch.setattr(registry, "find_model", lambda _: small)
+    # The export fails where the graph's logits are not torch's or its gradients not autograd's.
+    assert run(["export", name, "--num-classes", "3", "--seed", "1", "-o", str(tmp_path / name)]) == 0
+    bundle = Bundle.open(tmp_path / name)
+    assert bundle.golden().logits.shape == (5, 3, 8, 6)
+    assert [(layer.name, layer.height, layer.width) for layer in bundle.manifest.layers] == [("frontend.relu7", 8, 6)]
+    for graph in ("predict", "explain", "explain_tail"):
+        assert build_plan(onnx.load(bundle.file(f"fp32/{graph}.onnx"))) > 0

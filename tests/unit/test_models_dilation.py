@@ -116,9 +116,12 @@ def test_the_margin_is_numpys_reflection_however_small_the_picture(margin: int) 
 @pytest.mark.parametrize("name", DILATION)
 def test_logits_have_an_eighth_of_the_pictures_size_and_21_classes(name: str) -> None:
     entry = MODELS[name]
+    features: list[Tensor] = []
     with torch.device("meta"):
         model = entry.build(entry.num_classes, entry.conventions)
+        model.get_submodule(entry.cam_layer).register_forward_hook(lambda _m, _i, output: features.append(output))
         assert model(torch.zeros(2, 3, 64, 96)).shape == (2, 21, 8, 12)
+    assert features[0].shape == (2, 4096, 8, 12)  # without margin, so that its map lies on the picture
     assert (entry.task, entry.num_classes) == ("segmentation", 21)
     assert isinstance(model.get_submodule(entry.head), nn.Conv2d)
 

@@ -55,7 +55,7 @@ def _entry(name: str, context: str | None) -> ModelEntry:
         paper_url="https://arxiv.org/abs/1511.07122",
         build=partial(_build, context),
         parameters=_PARAMETERS[name],
-        cam_layer="frontend.relu5_3",
+        cam_layer="frontend.relu7",  # the first maps that are without the margin, and so lie on the picture, are fc6's
         head="frontend.final" if context is None else "context.final",
         conventions=PYTORCH,
         layouts=LAYOUTS,

@@ -11,7 +11,7 @@ Sources:
 Alignment. As in the paper no convolution of the front end pads: it takes a picture with a margin of 186 pixels, filled by
 reflection, of which the convolutions use up exactly 186 on every side; so logit (i, j) is centred on pixels 8 i to 8 i + 7 and 8 j
 to 8 j + 7 of the picture. The release adds the margin while it prepares the picture; here ``forward`` does, with the same result.
-H and W are multiples of 8.
+H and W are multiples of 8. Maps before fc6 still have a margin and so do not lie on the picture: explain at relu6 or behind it.
 """
 
 import torch
