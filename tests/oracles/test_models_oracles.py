@@ -12,7 +12,8 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
-from deploykit.models.initialize import measure_statistics
+from deploykit.models.families.vgg import VGG16, convolutions
+from deploykit.models.initialize import initialize_model, measure_statistics
 from deploykit.models.labels import load_imagenet_labels
 from deploykit.models.published import TORCHVISION_PAGE
 from deploykit.models.registry import MODELS, load_model
@@ -22,8 +23,9 @@ TORCHVISION_NAMES = [
     *(name for name, entry in MODELS.items() if entry.family in TORCHVISION_FAMILIES),
     *("mobilenet_v2", "vgg16", "vgg16_bn"),
 ]
-# Names that differ from another one in the numbers of a table alone, and are large: their tensors are compared by name and shape.
-LARGE = {"densenet201", "efficientnet_v2_m", "efficientnet_v2_l", "resnext101_32x8d", "vgg16_bn"}
+# Large ones, which differ from another in the numbers of a table alone: here their tensors are compared by name and shape, and
+# their logits by make sweep. Of VGG's 138 million parameters 124 are in its linear layers; the rest is compared below.
+LARGE = {"densenet201", "efficientnet_v2_m", "efficientnet_v2_l", "resnext101_32x8d", "vgg16", "vgg16_bn"}
 # Sums of the same products in the same order, so only rounding differs; logits are of the order of 1.
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE = 1e-8, 1e-4
 
@@ -82,6 +84,19 @@ def test_a_model_has_torchvisions_tensors(name: str) -> None:
         ours, theirs = entry.build(1000, entry.conventions), torchvision.models.get_model(name)
     shapes = {key: tensor.shape for key, tensor in ours.state_dict().items()}
     assert shapes == {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+def test_vggs_maps_are_torchvisions_and_its_linear_layers_the_same(name: str) -> None:
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name)
+        ours = MODELS[name].build(1000, MODELS[name].conventions)
+    assert isinstance(ours, VGG16)
+    assert [type(module) for module in ours.classifier] == [type(module) for module in theirs.classifier]
+    features = initialize_model(lambda: nn.Sequential(*convolutions(batch_norm=name == "vgg16_bn")), seed=1)
+    randomize(features, seed=2)
+    theirs.features.load_state_dict(features.state_dict(), assign=True)
+    assert_same_logits(features, theirs.features, 65)
 
 
 @pytest.mark.parametrize("name", [name for name in TORCHVISION_NAMES if name not in LARGE])
