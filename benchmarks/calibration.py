@@ -2,7 +2,7 @@
 
     python -m benchmarks.calibration [--quick] [--counts 64 512] [--limit-gb 12]
 
-EfficientNet-B0 with random weights, 224 x 224. Every calibration is a process of its own, and rounds are interleaved. Wall time goes
+EfficientNet-B0 with random weights, 224 x 224. Every calibration is its own process, and rounds are interleaved. Wall time goes
 from the graph's file to thresholds; CPU time is the whole process's, with its imports. A calibrator that does not fit into the
 memory limit is recorded as that. A full run writes benchmarks/results/calibration.json.
 """
