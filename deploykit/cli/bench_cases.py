@@ -155,7 +155,9 @@ def _open_sides(bundle: Bundle, wanted: Wanted) -> Iterator[dict[Case, Side]]:
 def _open(bundle: Bundle, graph: str, precision: Precision, wanted: Wanted) -> OrtSession:
     if graph == "predict":
         return open_predict(bundle, precision, provider=wanted.provider, threads=wanted.threads)
-    return OrtSession(graph_file(bundle, precision, graph), provider=wanted.provider, threads=wanted.threads)
+    return OrtSession(
+        graph_file(bundle, precision, graph, provider=wanted.provider), provider=wanted.provider, threads=wanted.threads
+    )
 
 
 def _feeds(bundle: Bundle, graph: str, batch: int) -> dict[str, Any]:

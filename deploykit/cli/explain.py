@@ -11,7 +11,7 @@ from PIL import Image
 from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.explain_files import KINDS, OutputFolder, as_npz, as_png, file_name, output_stems
-from deploykit.cli.options import backend_options, bundle_argument, warn_if_untrained
+from deploykit.cli.options import backend_options, bundle_argument, say_what_answers, warn_if_untrained
 from deploykit.cli.picture_batches import decode_batches
 from deploykit.errors import ImageError, UsageError
 from deploykit.image import find_images
@@ -102,6 +102,7 @@ def command(
         indices = tuple(dict.fromkeys(_class_index(text, explainer) for text in classes))
         request = Request(indices, top_classes, tuple(dict.fromkeys(methods)), layer, kinds)
         warn_if_untrained(opened)
+        say_what_answers(opened, precision, "explain", provider)
         with console.progress(f"explaining {len(paths)} pictures", len(paths)) as advance:
             for some in decode_batches(paths, explainer.manifest.image, explainer.limits, batch):
                 for error in some.errors:

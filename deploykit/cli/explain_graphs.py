@@ -86,7 +86,7 @@ def make_explain_graphs(
     records = tuple(_layer_record(predict, name) for name in layers or [_default_layer(predict)])
     graphs = _make_graphs(predict, records, input_gradients=input_gradients)
     feed = normalize(pixels, image) if input_kind == "float" else pixels
-    with _open({"predict.onnx": predict, **graphs}) as sessions:
+    with open_graphs({"predict.onnx": predict, **graphs}) as sessions:
         answer = sessions["explain.onnx"].run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)})
         _check_logits(answer["logits"], sessions["predict.onnx"].run({"image": feed})["logits"])
         tail = sessions.get("explain_tail.onnx")
@@ -117,7 +117,7 @@ def _make_graphs(
 
 
 @contextlib.contextmanager
-def _open(graphs: Mapping[str, "onnx.ModelProto"]) -> Iterator[dict[str, OrtSession]]:
+def open_graphs(graphs: Mapping[str, "onnx.ModelProto"]) -> Iterator[dict[str, OrtSession]]:
     """A session for each graph. From files, because those above 2 GB cannot be given as bytes."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploykit-")))
@@ -229,7 +229,7 @@ def _finite_difference(
         return {**answer, **{name: answer[f"{name}{suffix}"] for name in ("activations", "gradients", "cam")}}
 
     tail = _tail_or_none(predict, record.tensor)
-    with _open({"probe": make_shifted_graph(predict, record.tensor) if tail is None else tail}) as opened:
+    with open_graphs({"probe": make_shifted_graph(predict, record.tensor) if tail is None else tail}) as opened:
         probe = opened["probe"].run
         found = check_gradients(run, feed, None if tail is None else probe, shifted=probe).finite_difference
     assert found is not None  # noqa: S101 a probe was given

@@ -8,6 +8,7 @@ import click
 
 from deploykit.bundle import Bundle
 from deploykit.cli import console
+from deploykit.runtime.classifier import graph_name
 from deploykit.spec import Precision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -24,6 +25,12 @@ def backend_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+def say_what_answers(bundle: Bundle, precision: str, graph: str, provider: str) -> None:
+    """Name the file that answers where that is not the float graph."""
+    if precision != Precision.FP32:
+        console.note(f"{graph_name(bundle, precision, graph, provider=provider)} answers")
 
 
 def warn_if_untrained(bundle: Bundle) -> None:

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from deploykit.bundle import Bundle
 from deploykit.cli import console
-from deploykit.cli.options import backend_options, bundle_argument, warn_if_untrained
+from deploykit.cli.options import backend_options, bundle_argument, say_what_answers, warn_if_untrained
 from deploykit.cli.predict_masks import Wanted, predict_masks
 from deploykit.errors import ImageError, UsageError
 from deploykit.image import decode_each, find_images
-from deploykit.runtime.classifier import Classifier, Prediction
+from deploykit.runtime.classifier import Classifier, Prediction, graph_name
 from deploykit.runtime.segmenter import Segmenter
 
 
@@ -71,8 +71,10 @@ def _classify(
 ) -> int:
     """Answer and print, and return how many pictures could not be used."""
     bad = 0
+    graph = graph_name(opened, precision, "predict", provider=provider)
     with Classifier.open(opened, precision=precision, provider=provider, threads=threads) as classifier:
         warn_if_untrained(opened)
+        say_what_answers(opened, precision, "predict", provider)
         with console.progress(f"predicting {len(paths)} pictures", len(paths)) as advance:
             for names, pixels, errors in _batches(paths, classifier, batch):
                 for error in errors:
@@ -80,7 +82,7 @@ def _classify(
                 bad += len(errors)
                 ranked = classifier.rank(classifier.logits(np.stack(pixels)), top) if pixels else []
                 for name, predictions in zip(names, ranked, strict=True):
-                    console.result(_as_json(name, predictions) if as_json else _as_text(name, predictions))
+                    console.result(_as_json(name, predictions, graph) if as_json else _as_text(name, predictions))
                 advance(len(names) + len(errors))
     return bad
 
@@ -105,8 +107,8 @@ def _batches(
         yield names, pixels, errors
 
 
-def _as_json(name: Path, predictions: list[Prediction]) -> str:
-    row: dict[str, Any] = {"image": str(name), "predictions": [asdict(p) for p in predictions]}
+def _as_json(name: Path, predictions: list[Prediction], graph: str) -> str:
+    row: dict[str, Any] = {"image": str(name), "graph": graph, "predictions": [asdict(p) for p in predictions]}
     return json.dumps(row, ensure_ascii=False)
 
 

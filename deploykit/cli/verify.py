@@ -24,7 +24,7 @@ from deploykit.parity import (
     compare_logits,
     map_difference,
 )
-from deploykit.runtime.classifier import open_predict, run_predict
+from deploykit.runtime.classifier import TWIN_SUFFIX, run_predict
 from deploykit.runtime.ort import OrtSession
 from deploykit.spec import Precision
 
@@ -69,12 +69,10 @@ def check_bundle(bundle: Bundle, provider: str) -> list[Check]:
     if not damage:
         checks.append(Check("files", True, f"{len(files)} files, {size:.1f} MB, every digest as written"))
     checks.append(attempt("labels", partial(_labels, bundle)))
-    checks += [attempt(f"{p}/predict", partial(_golden, bundle, p, provider)) for p in bundle.precisions]
-    checks += [
-        attempt(f"{p}/explain", partial(_explain, bundle, p, provider))
-        for p in bundle.precisions
-        if f"{p}/explain.onnx" in bundle.manifest.files
-    ]
+    for kind, check in (("predict", _golden), ("explain", _explain)):
+        for precision in bundle.precisions:
+            names = [f"{precision}/{kind}{suffix}" for suffix in ("", TWIN_SUFFIX)]
+            checks += [attempt(n, partial(check, bundle, precision, f"{n}.onnx", provider)) for n in names if f"{n}.onnx" in files]
     return checks
 
 
@@ -83,12 +81,12 @@ def _labels(bundle: Bundle) -> str:
     return f"{len(labels):,} names" if labels is not None else "none: classes are known by number"
 
 
-def _golden(bundle: Bundle, precision: Precision, provider: str) -> str:
+def _golden(bundle: Bundle, precision: Precision, graph: str, provider: str) -> str:
     golden, manifest = bundle.golden(), bundle.manifest
     steps = sum(len(batches_of(len(golden.image), size)) for size in BATCH_SIZES)
     with (
-        open_predict(bundle, precision, provider=provider) as session,
-        console.progress(f"asking {precision}/predict for the golden vectors", steps) as advance,
+        OrtSession(bundle.file(graph), provider=provider) as session,
+        console.progress(f"asking {graph} for the golden vectors", steps) as advance,
     ):
         record = compare_at_batch_sizes(
             lambda pixels: run_predict(session, manifest.image, manifest.input, pixels),
@@ -105,12 +103,12 @@ def _golden(bundle: Bundle, precision: Precision, provider: str) -> str:
     return f"{found}; batches of {', '.join(map(str, record.batch_sizes))} on {record.candidate}"
 
 
-def _explain(bundle: Bundle, precision: Precision, provider: str) -> str:
+def _explain(bundle: Bundle, precision: Precision, graph: str, provider: str) -> str:
     """The golden maps, scaled to 1, of each picture's own top-1; and the logits once more, since it is this graph that explains."""
     golden, manifest = bundle.golden(), bundle.manifest
     if golden.cam is None or golden.explained_class is None:
         raise BundleError(f"{bundle.path} explains, and its golden vectors hold no map", hint="export the model again with --force")
-    with OrtSession(bundle.file(f"{precision}/explain.onnx"), provider=provider) as session:
+    with OrtSession(bundle.file(graph), provider=provider) as session:
         image = normalize(golden.image, manifest.image) if manifest.input == "float" else golden.image
         answer = session.run({"image": image, "class_index": golden.explained_class}, ["logits", "cam"])
     names = {"reference_name": "the golden vectors", "candidate_name": session.backend}

@@ -16,6 +16,9 @@ from deploykit.spec import ImageSpec, Precision
 
 Floats = npt.NDArray[np.float32]
 
+TWIN_SUFFIX = "_cpu"
+"""Behind the name of a graph whose integers stand in the shape that a CPU computes fast."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -142,14 +145,23 @@ def open_predict(bundle: Bundle, precision: Precision | str, *, provider: str = 
         BundleError: a precision that the bundle does not have.
         SessionError: see `OrtSession`.
     """
-    return OrtSession(graph_file(bundle, precision, "predict"), provider=provider, threads=threads)
+    return OrtSession(graph_file(bundle, precision, "predict", provider=provider), provider=provider, threads=threads)
 
 
-def graph_file(bundle: Bundle, precision: Precision | str, graph: str, hint: str | None = None) -> Path:
-    """The file of one of the bundle's graphs at a precision, such as ``fp32/predict.onnx``.
+def graph_file(bundle: Bundle, precision: Precision | str, graph: str, hint: str | None = None, *, provider: str = "cpu") -> Path:
+    """The file of one of the bundle's graphs at a precision; see `graph_name`."""
+    return bundle.file(graph_name(bundle, precision, graph, hint, provider=provider))
+
+
+def graph_name(bundle: Bundle, precision: Precision | str, graph: str, hint: str | None = None, *, provider: str = "cpu") -> str:
+    """The name of one of the bundle's graphs at a precision, such as ``fp32/predict.onnx``.
+
+    On a CPU the twin is taken where there is one (``int8/predict_cpu.onnx``): the same integers in the shape that ONNX Runtime
+    computes in integers on x86; the other is TensorRT's.
 
     Args:
         hint: how to get the graph, where the bundle lacks it.
+        provider: ONNX Runtime's, which decides between the two.
 
     Raises:
         UsageError: not a precision.
@@ -162,7 +174,8 @@ def graph_file(bundle: Bundle, precision: Precision | str, graph: str, hint: str
     here = [p for p in Precision if f"{p}/{graph}.onnx" in bundle.manifest.files]
     if precision not in here:
         raise BundleError(f"{bundle.path} has no {precision} {graph} graph; it has {', '.join(here) or 'none'}", hint=hint)
-    return bundle.file(f"{precision}/{graph}.onnx")
+    twin = f"{precision}/{graph}{TWIN_SUFFIX}.onnx"
+    return twin if provider == "cpu" and twin in bundle.manifest.files else f"{precision}/{graph}.onnx"
 
 
 def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: npt.NDArray[np.uint8]) -> Floats:

@@ -134,7 +134,7 @@ class ExplainGraphs:
             if self._is_closed:
                 raise SessionError("the explainer is closed", hint="open it again")
             if graph not in self._sessions:
-                file: Path = graph_file(self.bundle, self._precision, graph, _HINTS.get(graph))
+                file: Path = graph_file(self.bundle, self._precision, graph, _HINTS.get(graph), provider=self._provider)
                 self._sessions[graph] = OrtSession(file, provider=self._provider, threads=self._threads)
             return self._sessions[graph]
 
