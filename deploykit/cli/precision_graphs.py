@@ -1,0 +1,221 @@
+"""What a further precision needs in a bundle beside its predict graph: explain graphs made from that very graph, and proved.
+
+In: a bundle, the predict graph at its precision, the pictures to ask with. Out: files in a `deploykit.bundle.Stage`. The logits of
+the explain graph are the predict graph's to the bit, or nothing is written: whoever explains an answer must explain that answer.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploykit.bundle import Bundle, Stage
+from deploykit.bundle.reader import LABELS_NAME
+from deploykit.cli.explain_graphs import open_graphs
+from deploykit.errors import GraphError, ParityError
+from deploykit.graph.describe import describe_graph
+from deploykit.graph.explain import make_explain_graph
+from deploykit.graph.files import write_graph
+from deploykit.graph.gradient_check import GradientCheck, check_gradients
+from deploykit.graph.input_gradients import make_input_gradients_graph
+from deploykit.graph.tail import make_tail_graph
+from deploykit.parity import MAP_TOLERANCES, map_difference
+from deploykit.runtime.classifier import image_feed
+from deploykit.runtime.ort import OrtSession
+from deploykit.spec import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+LEAST_SIMILARITY = {Precision.FP16: 0.95, Precision.INT8: 0.7}
+"""The cosine between the gradients and those that the float tail gives for the same activations. Behind the last feature map only
+the weights' rounding differs (measured: 0.99999); from earlier layers on, rectifiers near zero open in one and not in the other."""
+
+EXPLAIN_GRAPHS = ("explain.onnx", "explain_tail.onnx", "input_gradients.onnx")
+_PACKAGES = ("onnx", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionGraphs:
+    """Graphs that explain a predict graph of some precision, by file name, and how they were proved."""
+
+    graphs: Mapping[str, "onnx.ModelProto"]
+    parity: Mapping[str, Any]
+
+
+def add_precision(
+    stage: Stage,
+    bundle: Bundle,
+    precision: Precision,
+    predict: "onnx.ModelProto",
+    *,
+    pixels: npt.NDArray[np.uint8],
+    made_from: Mapping[str, str],
+    parity: Mapping[str, Any],
+    file_suffix: str = "",
+) -> None:
+    """Add a predict graph and whatever of it explains, as the bundle's float graphs do.
+
+    Args:
+        stage: from `deploykit.bundle.extend_bundle`.
+        bundle: the same bundle, as it was opened.
+        predict: the graph at its precision, with the tensor names of the float graph.
+        pixels: pictures to prove the explain graphs with, uint8 [n, H, W, 3]; two different ones at least.
+        made_from: what the predict graph was made from, by file name, with digests.
+        parity: how the predict graph was compared.
+        file_suffix: ``_cpu`` for the CPU twin: ``int8/predict_cpu.onnx`` and so on.
+
+    Raises:
+        ParityError: the logits are not the predict graph's to the bit, or the gradients are wrong.
+        GraphError: an operator behind the layer has no gradient rule.
+    """
+    _add(stage, bundle, precision, f"predict{file_suffix}.onnx", predict, made_from, parity)
+    source = f"{precision}/predict{file_suffix}.onnx"
+    origin = {**made_from, source: stage.manifest.files[source].sha256}
+    made = make_precision_graphs(bundle, precision, predict, pixels)
+    for name, graph in made.graphs.items():
+        stem = name.removesuffix(".onnx")
+        _add(stage, bundle, precision, f"{stem}{file_suffix}.onnx", graph, origin, made.parity if stem == "explain" else None)
+
+
+def make_precision_graphs(
+    bundle: Bundle, precision: Precision, predict: "onnx.ModelProto", pixels: npt.NDArray[np.uint8]
+) -> PrecisionGraphs:
+    """Make and prove what explains a predict graph. Empty for a bundle that explains nothing.
+
+    Raises:
+        ParityError, GraphError: as `add_precision`.
+    """
+    has = {name for name in EXPLAIN_GRAPHS if f"{Precision.FP32}/{name}" in bundle.manifest.files}
+    if "explain.onnx" not in has:
+        return PrecisionGraphs({}, {})
+    layers = [layer.tensor for layer in bundle.manifest.layers]
+    graphs = {"explain.onnx": make_explain_graph(predict, layers)}
+    if "explain_tail.onnx" in has:
+        # The float graph has one, but a precision may add a reader of an earlier tensor, such as a scale: then there is none.
+        with contextlib.suppress(GraphError):
+            graphs["explain_tail.onnx"] = make_tail_graph(predict, layers[0])
+    if "input_gradients.onnx" in has:
+        graphs["input_gradients.onnx"] = make_input_gradients_graph(predict)
+    return PrecisionGraphs(graphs, _prove(bundle, precision, {"predict.onnx": predict, **graphs}, pixels))
+
+
+def _prove(
+    bundle: Bundle, precision: Precision, graphs: Mapping[str, "onnx.ModelProto"], pixels: npt.NDArray[np.uint8]
+) -> dict[str, Any]:
+    feed = image_feed(bundle.manifest.image, bundle.manifest.input, pixels)
+    with open_graphs(graphs) as sessions:
+        logits = sessions["predict.onnx"].run({"image": feed})["logits"]
+        explain = sessions["explain.onnx"]
+        answer = explain.run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)})
+        for name in ("explain.onnx", "input_gradients.onnx"):
+            if name in sessions:
+                _require_same_logits(name, sessions[name], feed, logits)
+        guard = check_gradients(explain.run, feed)
+        if tail := sessions.get("explain_tail.onnx"):
+            _require_same_tail(tail, answer)
+        from_float = _compare_with_float_tail(bundle, precision, answer)
+        maps = _compare_with_golden(bundle, precision, explain)
+    return _record(guard, from_float, maps, precision)
+
+
+def _require_same_logits(name: str, session: OrtSession, feed: npt.NDArray[Any], logits: npt.NDArray[Any]) -> None:
+    seen = session.run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)}, ["logits"])["logits"]
+    if not np.array_equal(seen, logits):
+        raise ParityError(
+            f"the logits of {name} are {float(np.abs(seen - logits).max()):.1e} from the predict graph's, and must be the same",
+            hint="an operator runs otherwise where its input has a second reader: report the model",
+        )
+
+
+def _require_same_tail(tail: OrtSession, answer: Arrays) -> None:
+    """The tail must say of the activations what the explain graph says of the picture."""
+    again = tail.run({"activations": answer["activations"], "class_index": answer["explained_class"]})
+    worst = max(_relative(again[name], answer[name]) for name in ("logits", "gradients", "cam"))
+    if not worst <= 1e-4:
+        raise ParityError(f"the tail graph differs from the explain graph by {worst:.1e}, 1e-04 is allowed")
+
+
+def _compare_with_float_tail(bundle: Bundle, precision: Precision, answer: Arrays) -> float | None:
+    """How like the gradients are to the float tail's for the same activations and classes: the straight-through estimator, checked
+    where the layer has a tail; None elsewhere."""
+    name = f"{Precision.FP32}/explain_tail.onnx"
+    if name not in bundle.manifest.files:
+        return None
+    with OrtSession(bundle.file(name)) as tail:
+        feeds = {"activations": answer["activations"], "class_index": answer["explained_class"]}
+        expected = tail.run(feeds, ["gradients"])["gradients"]
+    similarity = _cosine(answer["gradients"], expected)
+    if not similarity >= LEAST_SIMILARITY[precision]:
+        raise ParityError(
+            f"the gradients of the {precision} explain graph have a cosine of {similarity:.3f} with the float tail's for the same "
+            f"activations; at least {LEAST_SIMILARITY[precision]} is expected"
+        )
+    return similarity
+
+
+def _compare_with_golden(bundle: Bundle, precision: Precision, explain: OrtSession) -> float:
+    """How far the maps of the golden classes are from the golden maps."""
+    golden = bundle.golden()
+    if golden.cam is None or golden.explained_class is None:
+        raise ParityError(f"{bundle.path} explains, and its golden vectors hold no map", hint="export the model again with --force")
+    feed = image_feed(bundle.manifest.image, bundle.manifest.input, golden.image)
+    seen = explain.run({"image": feed, "class_index": golden.explained_class}, ["cam"])["cam"]
+    difference, allowed = map_difference(golden.cam, seen), MAP_TOLERANCES[precision]
+    if not difference <= allowed:
+        raise ParityError(f"the {precision} maps are {difference:.1e} from the golden ones, {allowed:.0e} is allowed")
+    return difference
+
+
+def _record(guard: GradientCheck, from_float: float | None, maps: float, precision: Precision) -> dict[str, Any]:
+    return {
+        "reference": f"{precision}/predict.onnx (logits, to the bit); the float tail (gradients); the golden vectors (maps)",
+        "gradient_cosine": from_float,
+        "least_cosine": LEAST_SIMILARITY[precision],
+        "map_difference": maps,
+        "map_tolerance": MAP_TOLERANCES[precision],
+        "guard": guard.to_json(),
+    }
+
+
+def _add(
+    stage: Stage,
+    bundle: Bundle,
+    precision: Precision,
+    name: str,
+    graph: "onnx.ModelProto",
+    made_from: Mapping[str, str],
+    parity: Mapping[str, Any] | None,
+) -> None:
+    manifest = bundle.manifest
+    labels = manifest.files.get(LABELS_NAME)
+    describe_graph(
+        graph,
+        model=manifest.model.name,
+        image=manifest.image,
+        input_kind=manifest.input,
+        labels_sha256=labels.sha256 if labels is not None else None,
+        trained=manifest.weights.trained,
+    )
+    made_with = {package: version(package) for package in _PACKAGES}
+    with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+        for file in write_graph(graph, Path(folder) / name):
+            record = parity if file.name == name else None
+            stage.add(f"{precision}/{file.name}", file, made_from=made_from, made_with=made_with, parity=record)
+
+
+def _relative(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    return float(np.abs(seen - expected).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))
+
+
+def _cosine(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    a, b = seen.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), np.finfo(np.float64).tiny))
