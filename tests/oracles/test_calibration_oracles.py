@@ -116,8 +116,8 @@ def test_entropy_is_near_onnxruntimes_with_as_many_bins(name: str) -> None:
     collector.collect({"x": [array]})
     theirs = float(collector.compute_collection_result()["x"][1])
     ours = thresholds({"x": _of(array)}, "entropy")["x"]
-    # It rounds the spread masses down to whole counts and leaves the bins that 255 levels do not divide to the last one, which moves
-    # a flat minimum: by 14, 9 and 26 % here.
+    # It rounds the spread masses down to whole counts and leaves the bins that 255 levels do not divide to the last one, which
+    # moves a flat minimum: by 14, 9 and 26 % here.
     assert ours == pytest.approx(theirs, rel=0.3)
 
 

@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploykit.errors import GraphError, UsageError
+from deploykit.quantization import calibrate
 from deploykit.quantization.calibrate import Batch, Histograms, batch_size_for, collect, expose
+from deploykit.quantization.histogram import Histogram, add_values
 from deploykit.quantization.methods import METHODS, thresholds, zero_tensors
 from deploykit.quantization.placement import place
 from deploykit.quantization.qdq import check_scales, quantize_graph
@@ -89,22 +91,29 @@ def test_the_caller_is_told_of_every_batch() -> None:
     assert told == [4, 4, 3]
 
 
-def test_batches_are_asked_for_one_at_a_time_and_outputs_let_go() -> None:
-    alive: list[int] = []
+def test_an_activation_is_let_go_as_soon_as_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     held: set[int] = set()
+    at_runs: list[int] = []
+    at_counts: list[int] = []
 
     class Tracked(np.ndarray[Any, Any]):
         def __del__(self) -> None:
             held.discard(id(self))
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        alive.append(len(held))
-        outputs: dict[str, Array] = {name: np.ones((len(feeds["image"]), 5), np.float32).view(Tracked) for name in ("a", "b")}
+        at_runs.append(len(held))
+        outputs: dict[str, Array] = {name: np.ones((len(feeds["image"]), 5), np.float32).view(Tracked) for name in "abc"}
         held.update(map(id, outputs.values()))
         return outputs
 
-    collect(run, ["a", "b"], _batches(1), threads=1)
-    assert alive == [0] * 11
+    def count(histogram: Histogram, values: Array) -> Histogram:
+        at_counts.append(len(held))
+        return add_values(histogram, values)
+
+    monkeypatch.setattr(calibrate, "add_values", count)
+    collect(run, ["a", "b", "c"], _batches(1), threads=1)
+    assert at_runs == [0] * 11
+    assert at_counts == [3, 2, 1] * 11
 
 
 @pytest.mark.parametrize(("value", "said"), [(np.nan, "1 NaN and 0 infinite"), (np.inf, "0 NaN and 1 infinite")])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deploykit.errors import UsageError
-from deploykit.quantization.histogram import Histogram, add_values, empty_histogram
+from deploykit.quantization.histogram import BINS, Histogram, add_values, empty_histogram
 from deploykit.quantization.methods import METHODS, thresholds, zero_tensors
 
 Values = npt.NDArray[np.float32]
@@ -76,6 +76,17 @@ def test_zeros_do_not_decide() -> None:
     assert _one(sparse, "mse") == _one(live, "mse")
     # Bin 0 is cut down to bin 1 instead of losing its zeros exactly: a few values of 20,000 more or less.
     assert _one(sparse, "entropy") == pytest.approx(_one(live, "entropy"), rel=0.02)
+
+
+def test_zeros_do_not_pull_mse_to_steps_finer_than_a_bin() -> None:
+    """Exact zeros stand in bin 0 and have no error; taken as spread over it, a great many would ask for the finest steps."""
+    counts = np.zeros(BINS, np.int64)
+    counts[1:2000] = 1000
+    live = Histogram(counts, exponent=0, maximum=0.5)
+    counts = counts.copy()
+    counts[0] = 10**15
+    sparse = Histogram(counts, exponent=0, maximum=0.5, zeros=10**15)
+    assert thresholds({"x": sparse}, "mse") == thresholds({"x": live}, "mse")
 
 
 @pytest.mark.parametrize("method", METHODS)
