@@ -155,16 +155,34 @@ def layer_gradients(
     Raises:
         ExportError: the module does not run exactly once, or gives something else.
     """
+    reference = _as_float32(model)
+    with eval_mode(model), eval_mode(reference):
+        rows = [
+            # One by one: autograd keeps every activation, of a segmentation net at full size 2 GB a picture.
+            _gradients_of(reference, pixels[i : i + 1], image, path, None if class_index is None else class_index[i : i + 1])
+            for i in range(len(pixels))
+        ]
+    activations, gradients = zip(*rows, strict=True)
+    return np.concatenate(activations), np.concatenate(gradients)
+
+
+def _gradients_of(
+    reference: nn.Module,
+    pixels: npt.NDArray[np.uint8],
+    image: ImageSpec,
+    path: ModulePath,
+    class_index: npt.NDArray[np.int64] | None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """`layer_gradients` of a module in eval mode and float32, in one pass."""
     kept: list[Tensor] = []
 
     def hook(_module: nn.Module, _args: object, output: object) -> Tensor:
         kept.append(_logits(output).detach().requires_grad_())
         return kept[-1].clone()
 
-    reference = _as_float32(model)
     handle = reference.get_submodule(path).register_forward_hook(hook)
     try:
-        with eval_mode(model), eval_mode(reference), torch.enable_grad():
+        with torch.enable_grad():
             logits = _logits(reference(torch.from_numpy(normalize(pixels, image))))
             if len(kept) != 1:
                 raise ExportError(f"module {path} runs {len(kept)} times, expected once")
