@@ -97,7 +97,7 @@ def empty_histogram() -> Histogram:
 def add_values(histogram: Histogram, values: npt.NDArray[Any]) -> Histogram:
     """The histogram with more values in it; every value is counted.
 
-    Takes 1.5 to 2.3 ns a float32 value on one core, where `numpy.histogram` takes 16.
+    Takes 1.7 to 2.6 ns a float32 value on one core, where `numpy.histogram` takes about 10.
 
     Args:
         values: floating point, of any shape; other than float32 they are converted first.

@@ -183,11 +183,22 @@ def scale_of(threshold: float) -> float:
 
 
 def save(record: CalibrationRecord, path: Path) -> None:
-    """Write a record in one step: whoever reads sees the old file or the new one, also where two processes write."""
+    """Write a record in one step: whoever reads sees the old file or the new one, also where two processes write.
+
+    Raises:
+        BundleError: the file cannot be written.
+    """
+    try:
+        _replace(path, record.to_text())
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _replace(path: Path, text: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8") as file:
         temporary = Path(file.name)
         try:
-            file.write(record.to_text())
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
             temporary.chmod(0o644)

@@ -223,6 +223,15 @@ def test_two_writers_leave_a_whole_record(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"none/r\.json: cannot be written \(No such file or directory\)"):
+        save(_record(), tmp_path / "none" / "r.json")
+    (tmp_path / "r.json").mkdir()
+    with pytest.raises(BundleError, match="cannot be written"):
+        save(_record(), tmp_path / "r.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
 def test_a_tensor_record_that_is_not_finite_is_not_made() -> None:
     with pytest.raises(ValueError, match="expected finite numbers"):
         TensorRecord(float("nan"), 1.0, 0.0, 1.0, 0.0, 0.0)
