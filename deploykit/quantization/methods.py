@@ -188,5 +188,6 @@ def _bin_errors() -> Floats:
         scale = candidate / STEPS
         u = np.arange(BINS + 1) / scale
         n = np.minimum(np.floor(u + 0.5), STEPS)
-        errors[row] = np.diff(scale**3 * (n / 12 + (u - n) ** 3 / 3))
+        r = u - n
+        errors[row] = np.diff(scale**3 * (n / 12 + r * r * r / 3))  # numpy's ** 3 takes ten times as long
     return errors
