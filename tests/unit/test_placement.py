@@ -1,11 +1,13 @@
 """Where Q/DQ pairs stand: exact places in small graphs, counts in real nets."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deploykit.errors import GraphError, UsageError
+from deploykit.quantization import placement_rules
 from deploykit.quantization.placement import Edge, Placement, ScaleGroup, place
 from deploykit.quantization.placement_rules import RULES
 from tests.unit.quantized_graphs import DENSE, HEAD, INCEPTION, RESIDUAL, SQUEEZE_EXCITE, graph_of, head, net, quantized
@@ -192,3 +194,10 @@ def test_efficientnet_b0_keeps_its_gates_in_float() -> None:
     assert rules["depthwise"] == rules["gated tensor"] == rules["shared pair"] == 16
     assert Counter(layer.rule for layer in placement.floats) == {"gate": 32}
     assert len(placement.weights) == 82
+
+
+def test_the_page_about_placement_names_every_rule() -> None:
+    page = (Path(placement_rules.__file__).parent / "PLACEMENT.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.split("## Depthwise")[0].splitlines() if "|" in line]
+    table = {name.strip() for row in rows for name in row.split(",")}
+    assert set(RULES) - {"single"} <= table
