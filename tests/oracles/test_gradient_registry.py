@@ -22,7 +22,13 @@ SIZE = 64
 FAMILIES = {
     "efficientnet_lite0": ("features.8", "features.6", "features.3"),
     "efficientnet_b0": ("features.8", "features.6", "features.3"),
+    "efficientnet_v2_s": ("features.7", "features.5", "features.3"),
     "resnet18": ("layer4", "layer3", "layer2.0"),
+    "densenet121": ("relu5", "features", "features.denseblock3"),
+    "drn_d_22": ("layer8", "layer6", "layer5"),
+    "mobilenet_v1": ("blocks",),
+    "mobilenet_v2": ("features.18", "features.14", "features.7"),
+    "vgg16_cam": ("cam_relu", "features.29", "features.22"),
 }
 CLASSES = np.array([967, 285, 7, 504])  # espresso, a cat, a cock, a coffee mug
 
@@ -54,6 +60,14 @@ def test_activations_and_gradients_are_autograds_in_float64(name: str, layer: st
     assert relative(found["activations"], activations) < 1e-5
     assert relative(found["gradients"], gradients) < 1e-5
     assert found["explained_class"].tolist() == classes.tolist()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tensorrt_builds_a_model_of_every_family_and_what_explains_it(name: str) -> None:
+    graph = made(name)[1]
+    for built in (graph, make_explain_graph(graph, FAMILIES[name][0])):
+        # An engine holds the weights.
+        assert build_plan(built) > graph.ByteSize() / 2
 
 
 @pytest.mark.parametrize("graph", ["predict.onnx", "explain.onnx", "explain_tail.onnx"])
