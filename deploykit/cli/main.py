@@ -19,9 +19,12 @@ from deploykit.errors import DeploykitError
 VERBS = {
     "export": "Turn a model into a bundle with an ONNX graph that is proved equal to it.",
     "import": "Turn an ONNX classifier from anywhere into a bundle that is proved equal to it.",
+    "convert": "Add the graphs of another precision, FP16, to a bundle.",
     "models": "List the models that can be exported.",
+    "quantize": "Add INT8 to a bundle, calibrated on your pictures and judged on others.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
+    "evaluate": "Measure how often each precision is right on labelled pictures.",
     "evaluate-cam": "Compare explanation methods and layers on your own pictures.",
     "bench": "Measure how long a bundle's answers and explanations take.",
     "verify": "Check that a bundle, or an ONNX graph, is whole and answers as it should.",
