@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 from deploykit.bundle import Bundle, sha256_of
 from deploykit.cli.main import run
+from deploykit.graph.explain import make_explain_graph
 from deploykit.models import registry
 from deploykit.models.families import dilation
 from deploykit.models.labels import VOC_CLASSES
 from deploykit.models.registry import MODELS, load_model
+from tests.oracles.gradient_oracle import as_double, export, pictures, relative, run_double
 from tests.oracles.test_explain_graph_peers import build_plan
 from tests.oracles.test_models_oracles import assert_same_logits, randomize
 
@@ -103,3 +106,22 @@ def test_dilation8_of_two_channels_exports_explains_as_autograd_and_builds(
     assert [(layer.name, layer.height, layer.width) for layer in bundle.manifest.layers] == [("frontend.relu7", 8, 6)]
     for graph in ("predict", "explain", "explain_tail"):
         assert build_plan(onnx.load(bundle.file(f"fp32/{graph}.onnx"))) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_a_classs_pixels_are_autograds_in_float64(name: str) -> None:
+    model = load_model(name, num_classes=4, seed=1).model
+    graph, images = export(model, 33), pictures(2, 33)
+    wide = model.double()
+    features = wide.get_submodule("backbone")(torch.from_numpy(images).double()).detach().requires_grad_()
+    scores = wide.get_submodule("classifier")(features)
+    logits = torch.nn.functional.interpolate(scores, (33, 33), mode="bilinear", align_corners=False)
+    classes = torch.tensor([int(row.argmax(0).flatten().mode().values) for row in logits])
+    chosen = logits.argmax(1) == classes[:, None, None]
+    score = (logits[torch.arange(2), classes] * chosen).sum()
+    (gradients,) = torch.autograd.grad(score, features)
+    found = run_double(make_explain_graph(as_double(graph), "backbone.layer4"), image=images, class_index=np.array([-1, -1]))
+    assert found["explained_class"].tolist() == classes.tolist()
+    # As in test_gradient_registry.py: outputs and folded weights are float32.
+    assert relative(found["logits"], logits.detach().numpy()) < 1e-5
+    assert relative(found["gradients"], gradients.numpy()) < 1e-5
