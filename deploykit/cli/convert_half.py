@@ -1,10 +1,9 @@
 """FP16 of a bundle's float32 graph: pictures through both, one batch at a time. In: a bundle and pictures. Out: a proved graph.
 
-Three passes: the float32 graph shows its ranges; the FP16 graph with every tensor laid open must be finite everywhere; the two
-graphs as they are must answer alike.
+The float32 graph shows its ranges; the FP16 graph, every tensor of it rounded and laid open, must be finite everywhere and answer
+as float32 does; then the graph as it is must answer the golden vectors.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from deploykit.graph.half import (
     convert_to_half,
     expose_floats,
     float_tensors,
+    make_rounding_graph,
     measure_ranges,
     require_finite,
 )
@@ -148,9 +148,8 @@ def convert_bundle(bundle: Bundle, asked: Asked, keep: Sequence[str]) -> Convert
     graph = read_graph(bundle.file(f"{Precision.FP32}/predict.onnx"))
     ranges = _measure(bundle, graph, asked)
     half = convert_to_half(graph, ranges, keep=keep)
-    _require_finite(bundle, half.graph, asked)
-    with open_graphs({"fp32": graph, "fp16": half.graph}) as sessions:
-        answers = _compare(bundle, sessions, asked)
+    answers = _compare(bundle, graph, half.graph, asked)
+    with open_graphs({"fp16": half.graph}) as sessions:
         parity = _compare_with_golden(bundle, sessions["fp16"])
     worst = max(answers.relative_difference, parity.relative_difference)
     # Written so that NaN fails.
@@ -189,33 +188,24 @@ def _measure(bundle: Bundle, graph: "onnx.ModelProto", asked: Asked) -> dict[str
         return measure_ranges(sessions["fp32"].run, float_tensors(graph), _feeds(bundle, asked), on_batch=advance)
 
 
-def _require_finite(bundle: Bundle, half: "onnx.ModelProto", asked: Asked) -> None:
-    """ONNX Runtime's CPU computes FP16 nodes in float32 and may leave out the rounding between them; laid open, each tensor is what
-    it is on a device that has nothing else."""
+def _compare(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.ModelProto", asked: Asked) -> Answers:
+    """Float32's logits beside those of FP16 with every tensor rounded as a device stores it, which ONNX Runtime's CPU would leave
+    out (see `make_rounding_graph`). Each tensor must be finite, and not the logits alone."""
+    rows, same, difference, largest = 0, 0, 0.0, 0.0
     with (
-        open_graphs({"fp16": expose_floats(half)}) as sessions,
-        console.progress(f"looking for NaN and infinity in FP16 on {asked.count} pictures", asked.count) as advance,
+        open_graphs({"fp32": graph, "fp16": make_rounding_graph(half)}) as sessions,
+        console.progress(f"comparing FP16 with float32 on {asked.count} pictures", asked.count) as advance,
     ):
         for feeds in _feeds(bundle, asked):
-            require_finite(half, sessions["fp16"].run(feeds), "the FP16 graph")
-            advance(len(feeds["image"]))
-
-
-def _compare(bundle: Bundle, sessions: Mapping[str, OrtSession], asked: Asked) -> Answers:
-    pictures, rows, same, difference, largest = 0, 0, 0, 0.0, 0.0
-    with console.progress(f"comparing FP16 with float32 on {asked.count} pictures", asked.count) as advance:
-        for feeds in _feeds(bundle, asked):
-            expected, seen = (sessions[name].run(feeds)["logits"] for name in ("fp32", "fp16"))
-            apart = float(np.abs(expected - seen).max())
-            # max() would drop a NaN that comes second.
-            difference = apart if math.isnan(apart) else max(apart, difference)
-            if math.isnan(apart):
-                break
+            expected, outputs = sessions["fp32"].run(feeds)["logits"], sessions["fp16"].run(feeds)
+            require_finite(half, outputs, "the FP16 graph")
+            seen = outputs["logits"]
+            difference = max(difference, float(np.abs(expected - seen).max()))
             largest = max(largest, float(np.abs(expected).max()))
             agree = expected.argmax(1) == seen.argmax(1)
-            pictures, rows, same = pictures + len(expected), rows + agree.size, same + int(agree.sum())
+            rows, same = rows + agree.size, same + int(agree.sum())
             advance(len(expected))
-    return Answers(pictures, difference, difference / (largest or 1.0), same / max(rows, 1))
+    return Answers(asked.count, difference, difference / (largest or 1.0), same / max(rows, 1))
 
 
 def _compare_with_golden(bundle: Bundle, session: OrtSession) -> ParityRecord:
@@ -236,14 +226,15 @@ def _compare_with_golden(bundle: Bundle, session: OrtSession) -> ParityRecord:
 def _where_they_part(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.ModelProto", asked: Asked) -> str:
     """The first node whose output in FP16 is further from float32's than the logits may be, as a sentence."""
     feeds = next(_feeds(bundle, asked))
-    with open_graphs({"fp32": expose_floats(graph), "fp16": expose_floats(half)}) as sessions:
+    with open_graphs({"fp32": expose_floats(graph), "fp16": make_rounding_graph(half)}) as sessions:
         expected, seen = (sessions[name].run(feeds) for name in ("fp32", "fp16"))
     for node in graph.graph.node:
         for name in node.output:
-            if name not in expected or name not in seen:
+            candidate = seen.get(name)
+            if name not in expected or candidate is None:
                 continue
             scale = float(np.abs(expected[name]).max())
-            apart = float(np.abs(expected[name] - seen[name].astype(np.float32)).max())
+            apart = float(np.abs(expected[name] - candidate).max())
             if not apart <= TOLERANCES[Precision.FP16] * scale:
                 return f"They part at node {node.name or name} ({node.op_type}){module_text(node)}: {apart:.3g} apart there"
     return "No tensor of the first pictures differs by that much, so it adds up on the way"

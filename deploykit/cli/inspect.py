@@ -1,6 +1,7 @@
 """``deploykit inspect``: what a bundle or a graph holds, in a few lines or as JSON."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,14 @@ import click
 
 from deploykit.bundle import Bundle
 from deploykit.cli import console
+from deploykit.errors import BundleError
+from deploykit.runtime.classifier import TWIN_SUFFIX
+from deploykit.spec import Precision
+
+RANGES_NAME = f"{Precision.FP16}/ranges.json"
+"""What `deploykit convert` found: see `deploykit.cli.convert`."""
+
+_SHOWN = 5
 
 
 @click.command(name="inspect")
@@ -47,6 +56,7 @@ def _bundle_text(bundle: Bundle) -> str:
         f"  labels    {manifest.labels_source or 'none'}",
         f"  made by   deploykit {manifest.deploykit_version}",
     ]
+    lines += _precisions(bundle)
     stale = set(manifest.stale_files())
     width = max(map(len, manifest.files), default=0)
     for name, record in sorted(manifest.files.items()):
@@ -58,9 +68,40 @@ def _bundle_text(bundle: Bundle) -> str:
 
 
 def _parity(parity: Any) -> str:
-    if not parity or parity["relative_difference"] is None:
+    """How far a file was from what it was compared with; of a further precision's explain graph, how far its maps were."""
+    if not parity:
+        return ""
+    if parity.get("map_difference") is not None:
+        return f"  maps {parity['map_difference']:.1e} from the golden ones"
+    if parity.get("relative_difference") is None:
         return ""
     return f"  {parity['relative_difference']:.1e} from {parity['reference']}"
+
+
+def _precisions(bundle: Bundle) -> Iterator[str]:
+    """For each precision the size of its predict graph, and what FP16 keeps in float32 and why."""
+    files = bundle.manifest.files
+    largest = files[f"{Precision.FP32}/predict.onnx"].size_bytes if Precision.FP32 in bundle.precisions else 0
+    for precision in bundle.precisions:
+        size = files[f"{precision}/predict.onnx"].size_bytes
+        ratio = f", {size / largest:.2f} of {Precision.FP32}" if largest and precision != Precision.FP32 else ""
+        twin = ", with a twin for CPUs" if f"{precision}/predict{TWIN_SUFFIX}.onnx" in files else ""
+        kept = f"; {_kept(bundle)}" if precision == Precision.FP16 and RANGES_NAME in files else ""
+        yield f"  {precision!s:<8}  {size / 1e6:.1f} MB{ratio}{twin}{kept}"
+
+
+def _kept(bundle: Bundle) -> str:
+    """What stayed in float32, by reason, the most frequent first."""
+    path = bundle.file(RANGES_NAME)
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        nodes, problems = report["kept"], report["problems"]
+        seen = [f"{p['kind']} at {p['node']}" for p in problems]
+        text = f"{len(nodes)} nodes in float32 ({', '.join(dict.fromkeys(n['operator'] for n in nodes))})"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is not a range report: {error}", hint="make it again: deploykit convert --force") from error
+    shown = ", ".join(seen[:_SHOWN]) + (f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else "")
+    return f"{text}, {shown or 'every value seen fits FP16'}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

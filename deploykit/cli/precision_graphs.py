@@ -23,6 +23,7 @@ from deploykit.graph.describe import describe_graph
 from deploykit.graph.explain import make_explain_graph
 from deploykit.graph.files import write_graph
 from deploykit.graph.gradient_check import GradientCheck, check_gradients
+from deploykit.graph.half import read_apart
 from deploykit.graph.input_gradients import make_input_gradients_graph
 from deploykit.graph.tail import make_tail_graph
 from deploykit.parity import MAP_TOLERANCES, map_difference
@@ -105,6 +106,9 @@ def make_precision_graphs(
             graphs["explain_tail.onnx"] = make_tail_graph(predict, layers[0])
     if "input_gradients.onnx" in has:
         graphs["input_gradients.onnx"] = make_input_gradients_graph(predict)
+    for name in ("explain.onnx", "input_gradients.onnx"):
+        if name in graphs:
+            read_apart(graphs[name], predict)
     return PrecisionGraphs(graphs, _prove(bundle, precision, {"predict.onnx": predict, **graphs}, pixels))
 
 

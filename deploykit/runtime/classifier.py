@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle import Bundle, Manifest
-from deploykit.errors import BundleError, InputError, UsageError
+from deploykit.errors import BundleError, InputError, SessionError, UsageError
 from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, load_pixels, normalize
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session
@@ -119,6 +119,7 @@ class Classifier:
 
         Raises:
             UsageError: ``top`` below 1.
+            SessionError: a row holds NaN or infinity.
         """
         return rank_logits(logits, self.labels, top)
 
@@ -199,9 +200,19 @@ def image_feed(image: ImageSpec, input_kind: str, pixels: npt.NDArray[np.uint8])
 
 
 def rank_logits(logits: Floats, labels: Sequence[str] | None, top: int) -> list[list[Prediction]]:
-    """The likeliest classes of each row of logits [N, K], best first; ties in class order. See `Classifier.rank`."""
+    """The likeliest classes of each row of logits [N, K], best first; ties in class order. See `Classifier.rank`.
+
+    Raises:
+        UsageError: ``top`` below 1.
+        SessionError: NaN or infinity: sorting would make a class of it.
+    """
     if top < 1:
         raise UsageError(f"top is {top}, expected 1 or more")
+    if bad := [i for i, row in enumerate(logits) if not np.isfinite(row).all()]:
+        raise SessionError(
+            f"the network answers with NaN or infinity in {len(bad)} of {len(logits)} rows, first in row {bad[0]}",
+            hint="try --precision fp32; deploykit convert finds what FP16 cannot hold",
+        )
     order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
     return [predictions_of(row, best, labels) for row, best in zip(logits, order, strict=True)]
 

@@ -142,12 +142,9 @@ def decide_kept(graph: ModelProto, tensors: Tensors, ranges: Mapping[str, Tensor
     beyond = {name for name, seen in ranges.items() if _kind_of(seen) is not None}
     for i, node in enumerate(nodes):
         reason = wanted.get(i) or _fixed_reason(node, tensors, pixels, held, opset)
-        for name in node.output:
-            if name in beyond:
-                problems.append(_activation_problem(node, name, ranges[name]))
-                reason = reason or f"{problems[-1].kind} of {name}"
-        is_judged = not reason and not (node.op_type in QUANTIZERS and opset < OPSET_OF_HALF_SCALES)
-        found = _weight_problems(node, tensors, ranges) if is_judged else []
+        found = [_activation_problem(node, name, ranges[name]) for name in node.output if name in beyond]
+        if not reason and not (node.op_type in QUANTIZERS and opset < OPSET_OF_HALF_SCALES):
+            found += _weight_problems(node, tensors, ranges)
         problems += found
         reason = reason or (f"{found[0].kind} of {found[0].tensor}" if found else "")
         if not reason and (read := beyond.intersection(node.input)):

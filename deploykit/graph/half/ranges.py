@@ -53,18 +53,17 @@ class TensorRange:
 
 
 def float_tensors(graph: ModelProto, tensors: Tensors | None = None) -> list[str]:
-    """The float32 tensors that the nodes of a graph make, in graph order; constants are not among them."""
+    """The float32 inputs of a graph and the tensors that its nodes make, in graph order; constants are not among them."""
     tensors = tensors or describe_tensors(graph)
-    made = (name for node in graph.graph.node for name in node.output if name)
+    made = [i.name for i in graph.graph.input]
+    made += (name for node in graph.graph.node for name in node.output if name)
     return [name for name in made if tensors.types.get(name) == TensorProto.FLOAT and name not in tensors.constants]
 
 
 def expose_floats(graph: ModelProto) -> ModelProto:
-    """A copy of a graph that also gives every floating-point tensor its nodes make."""
-    tensors = describe_tensors(graph)
-    floats = {TensorProto.FLOAT, TensorProto.FLOAT16}
-    made = [name for node in graph.graph.node for name in node.output if name and tensors.types.get(name) in floats]
-    return with_outputs(graph, [name for name in made if name not in tensors.constants])
+    """A copy of a graph that also gives every float32 tensor its nodes make."""
+    inputs = {i.name for i in graph.graph.input}
+    return with_outputs(graph, [name for name in float_tensors(graph) if name not in inputs])
 
 
 def measure_ranges(
@@ -90,7 +89,7 @@ def measure_ranges(
     for feeds in batches:
         outputs = run(feeds)
         for name in names:
-            values = outputs[name]
+            values = feeds[name] if name in feeds else outputs[name]
             if not values.size:
                 continue
             low, high = float(values.min()), float(values.max())
@@ -126,7 +125,7 @@ def require_finite(graph: ModelProto, outputs: Mapping[str, Array], what: str) -
 
     Args:
         graph: the graph that ran.
-        outputs: its tensors, as `expose_floats` shows them.
+        outputs: its tensors, as `rounding.make_rounding_graph` shows them.
         what: for the message: which graph, on what.
 
     Raises:
@@ -134,7 +133,8 @@ def require_finite(graph: ModelProto, outputs: Mapping[str, Array], what: str) -
     """
     for node in graph.graph.node:
         for name in node.output:
-            bad = int((~np.isfinite(outputs[name])).sum()) if name in outputs else 0
+            values = outputs.get(name)
+            bad = 0 if values is None else int((~np.isfinite(values)).sum())
             if bad:
                 label = f"{node.name or name} ({node.op_type}){module_text(node)}"
                 raise GraphError(
