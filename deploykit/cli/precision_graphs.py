@@ -81,16 +81,19 @@ def add_precision(
     _add(stage, bundle, precision, f"predict{file_suffix}.onnx", predict, made_from, parity)
     source = f"{precision}/predict{file_suffix}.onnx"
     origin = {**made_from, source: stage.manifest.files[source].sha256}
-    made = make_precision_graphs(bundle, precision, predict, pixels)
+    made = make_precision_graphs(bundle, precision, predict, pixels, is_twin=bool(file_suffix))
     for name, graph in made.graphs.items():
         stem = name.removesuffix(".onnx")
         _add(stage, bundle, precision, f"{stem}{file_suffix}.onnx", graph, origin, made.parity if stem == "explain" else None)
 
 
 def make_precision_graphs(
-    bundle: Bundle, precision: Precision, predict: "onnx.ModelProto", pixels: npt.NDArray[np.uint8]
+    bundle: Bundle, precision: Precision, predict: "onnx.ModelProto", pixels: npt.NDArray[np.uint8], *, is_twin: bool = False
 ) -> PrecisionGraphs:
     """Make and prove what explains a predict graph. Empty for a bundle that explains nothing.
+
+    A twin gets no input gradients: its rectifiers are clips of integers, which guided backpropagation does not see. Runtimes take
+    the plain graph's.
 
     Raises:
         ParityError, GraphError: as `add_precision`.
@@ -104,7 +107,7 @@ def make_precision_graphs(
         # The float graph has one, but a precision may add a reader of an earlier tensor, such as a scale: then there is none.
         with contextlib.suppress(GraphError):
             graphs["explain_tail.onnx"] = make_tail_graph(predict, layers[0])
-    if "input_gradients.onnx" in has:
+    if "input_gradients.onnx" in has and not is_twin:
         graphs["input_gradients.onnx"] = make_input_gradients_graph(predict)
     for name in ("explain.onnx", "input_gradients.onnx"):
         if name in graphs:
