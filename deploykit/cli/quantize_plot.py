@@ -67,11 +67,9 @@ def draw_verdict(
     from matplotlib.figure import Figure  # an extra of its own, and 0.3 s
 
     figure = Figure(figsize=(13, 6), dpi=150, layout="constrained")
-    mb = {name: size / 1e6 for name, size in verdict.sizes.items()}
-    figure.suptitle(
-        f"{model} in INT8: {verdict.size_ratio:.2f} of FP32's size ({max(v for k, v in mb.items() if k.startswith('int8/')):.1f} of "
-        f"{mb['fp32/predict.onnx']:.1f} MB), {verdict.agreement.top1.share:.1%} of its answers"
-    )
+    fp32 = verdict.sizes["fp32/predict.onnx"] / 1e6
+    size = f"{verdict.size_ratio:.2f} of FP32's size ({verdict.size_ratio * fp32:.1f} of {fp32:.1f} MB)"
+    figure.suptitle(f"{model} in INT8: {size}, {verdict.agreement.top1.share:.1%} of its answers")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_layers(left, verdict, alone, together)
     _draw_trials(right, verdict)
