@@ -1,4 +1,4 @@
-"""Every model of the registry through the whole chain: oracle, export, verify, explain, engines.
+"""Every model of the registry through the whole chain: oracle, export, verify, explain, FP16, INT8, engines of all of them.
 
     python -m benchmarks.sweep [NAME]... [--target sm86]... [--again]
 
@@ -72,16 +72,16 @@ def record(rows: Mapping[str, Mapping[str, Any]]) -> None:
     COUNTED_FILE.write_text(json.dumps({name: counted[name] for name in MODELS if name in counted}, indent=2) + "\n")
 
 
-_HEADER = ("model", "parameters", "multiply-adds", "oracle", "float64", "export s", "parity", "explain", "graph MB", "engines", "s")
+_HEADER = ("model", "parameters", "multiply-adds", "oracle", "float64", "export s", "parity", "explain", "MB", "engines, MB", "s")
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
     if not row["passed"]:
         return (row["name"], *[""] * (len(_HEADER) - 3), f"FAILED: {row['reason']}"[:60], f"{row['seconds']}")
     oracle = row["oracle"]
-    engines = "; ".join(
-        f"{target} {made['predict']['mb']:.0f} + {made['explain']['mb']:.0f} MB" for target, made in row["engines"].items()
-    )
+    sizes = " ".join(f"{made['predict_mb']:.1f}" for made in row["precisions"].values())
+    target = next(iter(row["precisions"]["fp32"]["engines"]))
+    engines = [made["engines"][target] for made in row["precisions"].values()]
     return (
         row["name"],
         f"{row['parameters'] / 1e6:.1f} M",
@@ -91,8 +91,8 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['export_s']:.1f}",
         f"{row['parity']:.0e}",
         f"{row['explain_parity']:.0e}",
-        f"{row['predict_mb']:.1f}",
-        engines,
+        sizes,
+        " ".join(f"{made['predict']['mb']:.0f}+{made['explain']['mb']:.0f}" for made in engines),
         f"{row['seconds']}",
     )
 

@@ -26,7 +26,7 @@ from deploykit.graph.gradient_check import GradientCheck, check_gradients
 from deploykit.graph.half import read_apart
 from deploykit.graph.input_gradients import make_input_gradients_graph
 from deploykit.graph.tail import make_tail_graph
-from deploykit.parity import MAP_TOLERANCES, map_difference
+from deploykit.parity import MapRecord, compare_maps
 from deploykit.runtime.classifier import image_feed
 from deploykit.runtime.ort import OrtSession
 from deploykit.spec import Precision
@@ -169,26 +169,25 @@ def _compare_with_float_tail(bundle: Bundle, precision: Precision, answer: Array
     return similarity
 
 
-def _compare_with_golden(bundle: Bundle, precision: Precision, explain: OrtSession) -> float:
+def _compare_with_golden(bundle: Bundle, precision: Precision, explain: OrtSession) -> MapRecord:
     """How far the maps of the golden classes are from the golden maps."""
     golden = bundle.golden()
     if golden.cam is None or golden.explained_class is None:
         raise ParityError(f"{bundle.path} explains, and its golden vectors hold no map", hint="export the model again with --force")
     feed = image_feed(bundle.manifest.image, bundle.manifest.input, golden.image)
     seen = explain.run({"image": feed, "class_index": golden.explained_class}, ["cam"])["cam"]
-    difference, allowed = map_difference(golden.cam, seen), MAP_TOLERANCES[precision]
-    if not difference <= allowed:
-        raise ParityError(f"the {precision} maps are {difference:.1e} from the golden ones, {allowed:.0e} is allowed")
-    return difference
+    found = compare_maps(golden.cam, seen, precision)
+    if not found.is_equal:
+        raise ParityError(f"the {precision} maps differ from the golden ones by {found}")
+    return found
 
 
-def _record(guard: GradientCheck, from_float: float | None, maps: float, precision: Precision) -> dict[str, Any]:
+def _record(guard: GradientCheck, from_float: float | None, maps: MapRecord, precision: Precision) -> dict[str, Any]:
     return {
         "reference": f"{precision}/predict.onnx (logits, to the bit); the float tail (gradients); the golden vectors (maps)",
         "gradient_cosine": from_float,
         "least_cosine": LEAST_SIMILARITY[precision],
-        "map_difference": maps,
-        "map_tolerance": MAP_TOLERANCES[precision],
+        **maps.to_json(),
         "guard": guard.to_json(),
     }
 

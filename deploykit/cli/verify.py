@@ -18,11 +18,10 @@ from deploykit.errors import BundleError, ParityError, UsageError
 from deploykit.image import normalize
 from deploykit.parity import (
     BATCH_SIZES,
-    MAP_TOLERANCES,
     batches_of,
     compare_at_batch_sizes,
     compare_logits,
-    map_difference,
+    compare_maps,
 )
 from deploykit.runtime.classifier import TWIN_SUFFIX, run_predict
 from deploykit.runtime.ort import OrtSession
@@ -114,10 +113,8 @@ def _explain(bundle: Bundle, precision: Precision, graph: str, provider: str) ->
     names = {"reference_name": "the golden vectors", "candidate_name": session.backend}
     rows = len(golden.image)
     compared = compare_logits(golden.logits, answer["logits"], precision, pictures=rows, batch_sizes=(rows,), **names)
-    difference, allowed = map_difference(golden.cam, answer["cam"]), MAP_TOLERANCES[precision]
-    found = (
-        f"maps within {difference:.1e} of the golden ones, {allowed:.0e} allowed; logits within {compared.relative_difference:.1e}"
-    )
-    if not (compared.is_equal and difference <= allowed):
+    maps = compare_maps(golden.cam, answer["cam"], precision)
+    found = f"maps differ from the golden ones by {maps}; logits within {compared.relative_difference:.1e}"
+    if not (compared.is_equal and maps.is_equal):
         raise ParityError(found)
     return found

@@ -1,13 +1,13 @@
 """Is the candidate the same function as the reference?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from deploykit.errors import ParityError, SessionError
-from deploykit.parity import ParityRecord, batches_of, compare_at_batch_sizes, compare_logits, sample_pictures
+from deploykit.parity import ParityRecord, batches_of, compare_at_batch_sizes, compare_logits, compare_maps, sample_pictures
 from deploykit.spec import Precision
 
 REFERENCE = np.array([[1.0, 2.0, -4.0], [3.0, 0.5, 1.0]], np.float32)
@@ -96,3 +96,29 @@ def test_sample_pictures_are_the_same_each_time_differ_from_each_other_and_look_
     assert len(np.unique(pictures.reshape(4, -1), axis=0)) == 4
     # Neighbouring pixels of a photo are alike, those of noise are not (their differences would have 1.4 times the deviation).
     assert np.diff(pictures.astype(float), axis=1).std() < 0.5 * pictures.std()
+
+
+def maps_with(difference: Sequence[float]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Maps [N, 2, 2] with a maximum of 1, and others that differ from them by so much in one place each."""
+    reference = np.tile(np.array([[1.0, 0.5], [0.25, 0.0]], np.float32), (len(difference), 1, 1))
+    candidate = reference.copy()
+    candidate[:, 0, 1] += np.array(difference, np.float32)
+    return reference, candidate
+
+
+def test_a_kink_may_move_the_map_of_one_picture_and_a_wrong_gradient_moves_all() -> None:
+    assert compare_maps(*maps_with([0, 0, 0, 0.001, 0.03]), Precision.FP32).is_equal
+    assert not compare_maps(*maps_with([0.03] * 5), Precision.FP32).is_equal
+    assert not compare_maps(*maps_with([0, 0, 0, 0, 0.1]), Precision.FP32).is_equal
+    found = compare_maps(*maps_with([0, 0, 0.001, 0.002, 0.03]), Precision.FP32)
+    assert found.typical == pytest.approx(0.001, rel=1e-3)
+    assert found.worst == pytest.approx(0.03, rel=1e-3)
+
+
+def test_maps_are_scaled_before_they_are_compared_and_nan_never_passes() -> None:
+    reference, candidate = maps_with([0.0, 0.0])
+    assert compare_maps(reference, 7 * candidate, Precision.FP32).worst == 0
+    candidate[1, 0, 0] = np.nan
+    assert not compare_maps(reference, candidate, Precision.INT8).is_equal
+    with pytest.raises(ParityError, match="the maps have shape"):
+        compare_maps(reference, candidate[:1], Precision.FP32)
