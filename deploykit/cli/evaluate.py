@@ -49,7 +49,7 @@ def command(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Measure how often each precision of a bundle is right on labelled pictures.
+    """Measure how often each precision is right on labelled pictures.
 
     Shows top-1 and top-5 of every precision side by side with 95 % intervals (Wilson), how often they answer as the first does,
     McNemar's test of whether two precisions are equally good, and what the worst classes are taken for. A picture that cannot be

@@ -21,7 +21,7 @@ VERBS = {
     "import": "Turn an ONNX classifier from anywhere into a bundle that is proved equal to it.",
     "convert": "Add the graphs of another precision, FP16, to a bundle.",
     "models": "List the models that can be exported.",
-    "quantize": "Add INT8 to a bundle, calibrated on your pictures and judged on others.",
+    "quantize": "Add INT8 to a bundle: calibrated on your pictures, judged on others.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
     "evaluate": "Measure how often each precision is right on labelled pictures.",
