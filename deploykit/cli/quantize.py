@@ -73,9 +73,9 @@ def command(
 ) -> None:
     """Add INT8 to a bundle: calibrated on your pictures, judged on others.
 
-    No picture calibrates and judges. Writes int8/predict.onnx in TensorRT's shape, int8/predict_cpu.onnx with the same scales for CPUs, the graphs that explain them,
-    int8/calibration.json, and a verdict in the manifest. Where too few answers are FP32's own, the layers that INT8 costs most stay
-    in float32; where that does not suffice, the command fails and writes nothing.
+    No picture both calibrates and judges. Writes int8/predict.onnx in TensorRT's shape, int8/predict_cpu.onnx with the same scales
+    for CPUs, the graphs that explain them, int8/calibration.json, and a verdict in the manifest. Where too few answers are FP32's
+    own, the layers that INT8 costs most stay in float32; where that does not suffice, the command fails and writes nothing.
     """
     if plot is not None:
         from deploykit.cli.quantize_plot import check_plot
