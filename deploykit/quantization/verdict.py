@@ -27,7 +27,7 @@ def best_trial(trials: Sequence[Trial], min_agreement: float) -> int:
     """Which of several trials is the best: by agreement, and where that cannot tell them apart by signal to noise.
 
     Agreement within the 95 % interval of the highest is as good as that: on a few dozen pictures one near tie moves it by points,
-    and the noise in the logits, measured on thousands of numbers, tells more. Of these, those that reach what is asked for go first.
+    and the noise in the logits, measured on thousands of numbers, tells more. Of these, the ones that reach what is asked for win.
     """
     highest = max((trial.agreement.top1 for trial in trials), key=lambda share: share.share)
     equal = [i for i, trial in enumerate(trials) if trial.agreement.top1.share >= highest.interval[0]]
