@@ -84,9 +84,9 @@ def command(
     provider: str,
     threads: int,
 ) -> None:
-    """Show what in pictures speaks for their class; of a segmentation model, for the pixels of their largest class.
+    """Show what in pictures speaks for their class.
 
-    IMAGE is a picture, or a directory that is searched for them. Several classes or methods give one sheet per picture, with files
+    Of a segmentation model: for the pixels of their largest class. IMAGE is a picture, or a directory that is searched for them. Several classes or methods give one sheet per picture, with files
     of each only where they are asked for. A picture that cannot be used is named on stderr, the others are explained, and the exit
     code is 1.
     """

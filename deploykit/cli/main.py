@@ -19,7 +19,7 @@ from deploykit.errors import DeploykitError
 VERBS = {
     "export": "Turn a model into a bundle with an ONNX graph that is proved equal to it.",
     "import": "Turn an ONNX classifier from anywhere into a bundle that is proved equal to it.",
-    "convert": "Add the graphs of another precision, FP16, to a bundle.",
+    "convert": "Add the graphs of another precision to a bundle.",
     "models": "List the models that can be exported.",
     "quantize": "Add INT8 to a bundle: calibrated on your pictures, judged on others.",
     "predict": "Name what is in pictures.",
