@@ -86,9 +86,9 @@ def command(
 ) -> None:
     """Show what in pictures speaks for their class.
 
-    Of a segmentation model: for the pixels of their largest class. IMAGE is a picture, or a directory that is searched for them. Several classes or methods give one sheet per picture, with files
-    of each only where they are asked for. A picture that cannot be used is named on stderr, the others are explained, and the exit
-    code is 1.
+    IMAGE is a picture, or a directory that is searched for them. Several classes or methods give one sheet per picture, with files
+    of each only where they are asked for. A segmentation model explains the pixels of a class, the largest unless told otherwise. A
+    picture that cannot be used is named on stderr, the others are explained, and the exit code is 1.
     """
     if classes and top_classes is not None:
         raise UsageError("--class and --top-classes exclude each other")

@@ -12,6 +12,7 @@ from PIL import Image
 from deploykit.errors import BundleError, ImageError, InputError, SessionError, UsageError
 from deploykit.image import placement
 from deploykit.runtime import Classifier, Explainer, map_on_photo
+from deploykit.runtime.classifier import Prediction
 from deploykit.runtime.explain_graphs import ALL_METHODS
 from deploykit.runtime.ort import OrtSession
 from tests.unit.bright_bundle import LABELS, SPEC, make_bundle
