@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from deploykit.errors import UsageError
-from deploykit.models.catalogue import densenet, dilation, drn, efficientnet, inception, mobilenet, resnet, segmentation, vgg
+from deploykit.models.catalogue import (
+    densenet,
+    dilation,
+    drn,
+    efficientnet,
+    inception,
+    mobilenet,
+    resnet,
+    segmentation,
+    vgg,
+    xception,
+)
 from deploykit.models.entry import ModelEntry
 
 __all__ = ["MODELS", "ModelEntry", "find_model"]
@@ -17,7 +28,7 @@ __all__ = ["MODELS", "ModelEntry", "find_model"]
 MODELS: Mapping[str, ModelEntry] = MappingProxyType(
     {
         entry.name: entry
-        for family in (densenet, dilation, drn, efficientnet, inception, mobilenet, resnet, segmentation, vgg)
+        for family in (densenet, dilation, drn, efficientnet, inception, mobilenet, resnet, segmentation, vgg, xception)
         for entry in family.ENTRIES
     }
 )

@@ -1,9 +1,14 @@
-"""Blocks that several families share: a convolution with its normalization and activation, padded in either of two ways."""
+"""Blocks that several families share: a convolution with its normalization and activation, padded in either of two ways, and what
+the Inceptions are made of."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploykit.models.layouts import Conventions
+
+Size = int | tuple[int, int]
+INCEPTION_BN_EPS = 1e-3  # of the Inceptions' published weights, which were TensorFlow's
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -48,3 +53,43 @@ def conv_bn(
         nn.BatchNorm2d(channels_out, eps=conventions.bn_eps),
     ]
     return nn.Sequential(*layers, *([] if activation is None else [activation]))
+
+
+class ConvBn(nn.Module):
+    """Convolution, batch normalization and ReLU, under the names that torchvision's and timm's Inceptions share."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: Size, stride: int = 1, padding: Size = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(channels_out, eps=INCEPTION_BN_EPS)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.relu(self.bn(self.conv(x)))
+        return result
+
+
+def wide(channels_in: int, channels_out: int, length: int) -> ConvBn:
+    """A convolution of 1 x length that keeps the size (https://arxiv.org/abs/1512.00567, section 3.2)."""
+    return ConvBn(channels_in, channels_out, (1, length), 1, (0, length // 2))
+
+
+def tall(channels_in: int, channels_out: int, length: int) -> ConvBn:
+    """A convolution of length x 1 that keeps the size (section 3.2 again)."""
+    return ConvBn(channels_in, channels_out, (length, 1), 1, (length // 2, 0))
+
+
+class Branches(nn.Module):
+    """Modules that read the same maps, their answers put side by side: [N, C, H, W] to [N, the sum of their channels, h, w].
+
+    Args:
+        branches: named branch0, branch1 and so on, in the order of their channels.
+    """
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        for i, branch in enumerate(branches):
+            self.add_module(f"branch{i}", branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.children()], 1)

@@ -10,7 +10,7 @@ Parameter names are torchvision's, so its checkpoints load as they are.
 import torch
 from torch import Tensor, nn
 
-from deploykit.models.families.inception_v3 import ConvBn
+from deploykit.models.families.blocks import ConvBn
 
 # Table 1: channels in, #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 MODULES = {

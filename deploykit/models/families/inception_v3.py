@@ -10,32 +10,7 @@ Parameter names are torchvision's, so its checkpoints load as they are.
 import torch
 from torch import Tensor, nn
 
-BN_EPS = 1e-3  # of the published weights, which were TensorFlow's
-Size = int | tuple[int, int]
-
-
-class ConvBn(nn.Module):
-    """Convolution, batch normalization and ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int, kernel: Size, stride: int = 1, padding: Size = 0) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(channels_out, eps=BN_EPS)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.relu(self.bn(self.conv(x)))
-        return result
-
-
-def wide(channels_in: int, channels_out: int, length: int) -> ConvBn:
-    """A convolution of 1 x length that keeps the size (section 3.2)."""
-    return ConvBn(channels_in, channels_out, (1, length), 1, (0, length // 2))
-
-
-def tall(channels_in: int, channels_out: int, length: int) -> ConvBn:
-    """A convolution of length x 1 that keeps the size (section 3.2)."""
-    return ConvBn(channels_in, channels_out, (length, 1), 1, (length // 2, 0))
+from deploykit.models.families.blocks import ConvBn, tall, wide
 
 
 class InceptionA(nn.Module):
