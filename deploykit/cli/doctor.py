@@ -118,7 +118,9 @@ def find_driver() -> Finding:
 
 def find_tensorrt(module: str) -> Finding:
     """Whether a TensorRT flavour's library loads."""
-    if find_spec(module) is None:
+    spec = find_spec(module)
+    # A folder without __init__.py, as the type stubs of TensorRT leave one, is no TensorRT.
+    if spec is None or spec.origin is None:
         return Finding(module, False, f"not installed: pip install 'deploykit[{'gpu' if module == 'tensorrt' else 'rtx'}]'")
     try:
         library = importlib.import_module(module)
