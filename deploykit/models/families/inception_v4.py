@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deploykit.models.families.blocks import Branches, ConvBn, tall, wide
+from deploykit.models.initialize import quieten_branch
 
 
 def _pooled(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -104,6 +105,8 @@ class InceptionC(nn.Module):
         self.branch2_3a = wide(512, 256, 3)
         self.branch2_3b = tall(512, 256, 3)
         self.branch3 = _pooled(1536, 256)
+        for last in (self.branch2_3a, self.branch2_3b):  # of a long branch, as in Branches
+            quieten_branch(last)
 
     def forward(self, x: Tensor) -> Tensor:
         once = self.branch1_0(x)
