@@ -33,6 +33,8 @@ _LIGHT = frozenset(
      "Resize", "Sigmoid", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
 )  # fmt: skip
 
+_RESHAPES = frozenset({"Flatten", "Identity", "Reshape", "Resize", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -339,24 +341,38 @@ def _contained(draft: _Draft) -> set[str]:
 
 
 def _cpu_tensors(draft: _Draft) -> tuple[str, ...]:
-    """Outputs of INT8 layers that are read in float, but for activations that the next pair takes in; and what gates pool."""
+    """What must be rounded for a CPU's integer kernels although TensorRT keeps it in float: outputs of INT8 layers that are read in
+    float, but for logits and for activations that the next pair takes in; the own branch of additions; and what gates pool."""
     paired = _needed_as_int8(draft)
     through = {(edge.node, edge.tensor) for edge in draft.edges.values()}
     found = []
     for edge in draft.edges.values():
         node = draft.nodes[draft.position[edge.node]]
         output = node.output[0]
-        if output in draft.facts.outputs or output in paired:
-            continue
+        if edge.rule == "residual":
+            found += [name for name in node.input if name != edge.tensor and not _is_kept(draft, name)]
         readers = [n for n in draft.facts.consumers.get(output, []) if (node_id(n), output) not in through]
         if node.op_type not in LAYERS and not (is_global_pooling(node, draft.facts) and _all_gates(draft, readers)):
             continue
         if len(readers) == 1 and readers[0].op_type in RECTIFIERS:
             # The pair stands behind the rectifier, which then costs nothing and leaves the integers to values that are not cut off.
             output = readers[0].output[0]
-        if readers and output not in paired and output not in draft.facts.outputs:
+        if readers and not _is_logits(draft, output):
             found.append(output)
-    return tuple(sorted(dict.fromkeys(found), key=lambda name: _made_at(draft, name)))
+    return tuple(sorted(set(found) - paired, key=lambda name: _made_at(draft, name)))
+
+
+def _is_kept(draft: _Draft, name: str) -> bool:
+    """Does a node make this tensor that was asked to stay out of INT8? Then its output stays float on a CPU too."""
+    return node_id(draft.facts.producers[name]) in draft.kept
+
+
+def _is_logits(draft: _Draft, name: str) -> bool:
+    """Is a tensor the logits, but for their shape? Those stay float (rule last layer)."""
+    readers = draft.facts.consumers.get(name, [])
+    return name in draft.facts.outputs or (
+        bool(readers) and all(n.op_type in _RESHAPES and _is_logits(draft, n.output[0]) for n in readers)
+    )
 
 
 def _all_gates(draft: _Draft, nodes: list[NodeProto]) -> bool:

@@ -67,7 +67,7 @@ def make_cpu_twin(quantized: QuantizedGraph, *, exact: bool = False) -> ModelPro
     convolve_normalizations(draft)
     convolve_pixels(draft, quantized)
     name_global_poolings(draft)
-    unpack_float_weights(draft, {layer.node for layer in quantized.placement.floats})
+    unpack_float_weights(draft)
     round_biases(draft)
     draft.write(twin)
     check_scales(twin)

@@ -7,7 +7,6 @@ from onnx import NodeProto, helper
 from deploykit.graph.pixels import IMAGE_NAME
 from deploykit.quantization.draft import Draft
 from deploykit.quantization.pixels import find_pixel_input, integer_bias
-from deploykit.quantization.placement_nodes import node_id
 from deploykit.quantization.qdq import QuantizedGraph, normalization_as_affine
 from deploykit.quantization.weights import STEPS
 
@@ -142,12 +141,14 @@ def name_global_poolings(draft: Draft) -> None:
             del node.input[1:], node.attribute[:]
 
 
-def unpack_float_weights(draft: Draft, layers: set[str]) -> None:
-    """Weights of layers that compute in float as float constants: ONNX Runtime would make them anew in every run."""
-    producers = draft.producers()
+def unpack_float_weights(draft: Draft) -> None:
+    """Weights of convolutions whose output is not rounded, which run in float, as float constants: or every run would make them."""
+    producers, consumers = draft.producers(), draft.consumers()
     for node in draft.nodes:
-        maker = producers.get(node.input[1]) if node_id(node) in layers else None
+        maker = producers.get(node.input[1]) if node.op_type in {"Conv", "ConvTranspose"} else None
         if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in draft.constants:
+            continue
+        if any(reader.op_type == "QuantizeLinear" for reader in consumers.get(node.output[0], [])):
             continue
         integers, scales = draft.value(maker.input[0]), draft.value(maker.input[1])
         axis = next((a.i for a in maker.attribute if a.name == "axis"), 0)

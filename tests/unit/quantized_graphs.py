@@ -87,7 +87,8 @@ def net(name: str, size: int = 64) -> onnx.ModelProto:
     from deploykit.models.registry import load_model
 
     loaded = load_model(name, num_classes=10)
-    return export_graph(loaded.model, replace(loaded.image, height=size, width=size, resize_size=size))
+    resize = None if loaded.image.resize_rule == "exact" else size
+    return export_graph(loaded.model, replace(loaded.image, height=size, width=size, resize_size=resize))
 
 
 def optimized(graph: onnx.ModelProto, path: Any) -> onnx.ModelProto:

@@ -58,6 +58,36 @@ def test_a_concatenation_its_parts_and_what_max_pooling_passes_on_share_one_scal
     assert {"r1", "r2", "r3"} <= set(placement.tensors)
 
 
+def test_logits_stay_float_whatever_layer_makes_them_and_however_they_are_shaped() -> None:
+    graph = graph_of(
+        "c = Conv (image, w0)",
+        "r = Relu (c)",
+        "p = GlobalAveragePool (r)",
+        "d = Conv (p, w1)",
+        "logits = Flatten (d)",
+        weights={"w0": (8, 3, 3, 3), "w1": (5, 8, 1, 1)},
+    )
+    placement = place(graph)
+    assert ("d", "p") in edges(placement)
+    assert "d" not in placement.calibratable
+
+
+def test_a_branch_that_ends_in_an_activation_is_rounded_for_the_cpu_alone() -> None:
+    """As in EfficientNetV2's first blocks: convolution, SiLU, addition."""
+    graph = graph_of(
+        "r = Relu (image)",
+        "c = Conv (r, w0)",
+        "cs = Sigmoid (c)",
+        "x = Mul (c, cs)",
+        "last = Add (x, r)",
+        *HEAD,
+        weights={"w0": (3, 3, 1, 1), **head(3)},
+    )
+    placement = place(graph)
+    assert ("last", "r") in edges(placement)
+    assert placement.cpu_tensors == ("c", "x")
+
+
 def test_average_pooling_reads_int8_and_has_a_scale_of_its_own() -> None:
     placement = place(INCEPTION)
     assert {("b2", "r"), ("b3", "r"), ("b1", "r"), ("k", "b2"), ("k", "b1r"), ("k", "b3r"), ("b3c", "b3")} <= edges(placement)
