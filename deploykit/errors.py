@@ -10,6 +10,7 @@
     ├── ParityError         two stages of the chain that should agree, and do not
     ├── MeasurementError    a latency that cannot be believed, or two that cannot be compared
     ├── BundleError         a bundle that is missing, damaged, stale, or in the way
+    ├── EngineError         a plan that cannot be built, is damaged, or was made for another GPU or another TensorRT
     └── SessionError        a backend that is not there or does not load the file
         └── InputError      an array of the wrong name, dtype, rank or shape (also a ValueError)
 
@@ -64,6 +65,10 @@ class ParityError(DeploykitError):
 
 class BundleError(DeploykitError):
     """A bundle that is missing, damaged, stale, or in the way."""
+
+
+class EngineError(DeploykitError):
+    """A plan that cannot be built, is damaged, or was made for another GPU or another TensorRT."""
 
 
 class MeasurementError(DeploykitError):

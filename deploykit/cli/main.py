@@ -22,6 +22,7 @@ VERBS = {
     "convert": "Add the graphs of another precision to a bundle.",
     "models": "List the models that can be exported.",
     "quantize": "Add INT8 to a bundle: calibrated on your pictures, judged on others.",
+    "build": "Build TensorRT plans of a bundle's graphs.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
     "evaluate": "Measure how often each precision is right on labelled pictures.",

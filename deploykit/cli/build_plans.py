@@ -1,0 +1,209 @@
+"""What ``deploykit build`` does: a bundle's graphs at a precision become plans in it, in one step.
+
+The graphs are those in TensorRT's shape; an INT8 bundle's ``_cpu`` twins are for ONNX Runtime alone.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from deploykit.bundle import Bundle, extend_bundle, sha256_of
+from deploykit.cli import console
+from deploykit.engine.build import Engine, Request, build_engine, target_sm
+from deploykit.engine.cache import default_cache
+from deploykit.errors import BundleError, EngineError
+from deploykit.graph.files import SIDE_FILE_SUFFIX, read_structure
+from deploykit.graph.scopes import scopes_of
+from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord
+from deploykit.spec import Precision
+from deploykit.trt import BuildOptions, Flavour, find_gpu, load_flavour
+from deploykit.trt.flavour import require
+
+GRAPHS = ("predict", "explain")
+_MAKE = {Precision.FP16: "deploykit convert {} --precision fp16", Precision.INT8: "deploykit quantize {} --images FOLDER"}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for.
+
+    Args:
+        backend, precision, options: see their types.
+        timing_cache: a file, or None.
+        allow_fallback: accept another precision. use_cache: take what this machine has built. replace: plans that are there.
+    """
+
+    backend: str
+    precision: Precision
+    options: BuildOptions
+    timing_cache: Path | None = None
+    allow_fallback: bool = False
+    use_cache: bool = True
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltPlans:
+    """The record of the plans, and whether the bundle had the very same already."""
+
+    record: PlanRecord
+    were_there: bool = False
+
+
+def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
+    """Build a bundle's plans and add them to it; plans of the same graphs and options that are there are left as they are.
+
+    Raises:
+        BundleError: no graphs of this precision; they are damaged or stale; other plans are there.
+        EngineError, MissingExtraError: see `deploykit.engine.build.build_engine`.
+    """
+    graphs = _find_graphs(bundle, wishes.precision)
+    flavour = load_flavour(wishes.backend)
+    options = wishes.options
+    require(
+        flavour,
+        target=options.target,
+        compat=options.compat,
+        version_compatible=options.version_compatible,
+        strip=options.strip,
+        timing_cache=wishes.timing_cache is not None,
+    )
+    empty = _record(flavour, wishes, {})
+    if (there := _find_there(bundle, empty, graphs)) is not None and not wishes.replace:
+        return BuiltPlans(there, were_there=True)
+    if not wishes.replace and f"{empty.folder}/{PLAN_NAME}" in bundle.manifest.files:
+        raise BundleError(
+            f"{bundle.path / empty.folder} holds plans of other graphs or options, or damaged ones",
+            hint="replace them with --force",
+        )
+    engines = {name: _build(bundle, name, made_from, flavour, wishes) for name, made_from in graphs.items()}
+    files = {f"{name}.plan": _describe(engines[name], wishes, name, graphs[name]) for name in engines}
+    record = replace(empty, files=files)
+    _write(bundle, record, engines, graphs)
+    return BuiltPlans(record)
+
+
+def _find_graphs(bundle: Bundle, precision: Precision) -> dict[str, dict[str, str]]:
+    """Graph name -> the files that it consists of, with their digests. All are whole and none is stale.
+
+    Raises:
+        BundleError: otherwise.
+    """
+    files = bundle.manifest.files
+    found = {name: f"{precision}/{name}.onnx" for name in GRAPHS if f"{precision}/{name}.onnx" in files}
+    if "predict" not in found:
+        has = ", ".join(bundle.precisions) or "none"
+        make = _MAKE.get(precision, "deploykit export MODEL --force").format(bundle.path)
+        raise BundleError(f"{bundle.path} has no {precision} graphs; it has {has}", hint=f"make them with: {make}")
+    stale = set(bundle.manifest.stale_files())
+    graphs: dict[str, dict[str, str]] = {}
+    for name, graph in found.items():
+        graphs[name] = {}
+        for part in (graph, graph + SIDE_FILE_SUFFIX):
+            if part not in files:
+                continue
+            path = bundle.file(part)
+            if sha256_of(path) != files[part].sha256 or part in stale:
+                what = "is stale: what it was made from has changed since" if part in stale else "is not what the manifest says"
+                raise BundleError(f"{path} {what}", hint=f"look closer with: deploykit verify {bundle.path}")
+            graphs[name][part] = files[part].sha256
+    return graphs
+
+
+def _record(flavour: Flavour, wishes: Wishes, files: Mapping[str, PlanFile]) -> PlanRecord:
+    options = wishes.options
+    return PlanRecord(
+        flavour.backend,
+        flavour.version,
+        target_sm(options.target),
+        find_gpu() if options.target == "current" else None,
+        wishes.precision,
+        options.batch,
+        files,
+        compat=options.compat,
+        version_compatible=options.version_compatible,
+        stripped=options.strip,
+        workspace_bytes=options.workspace_bytes,
+        optimization_level=options.optimization_level,
+        tf32=options.tf32,
+        plugins=tuple(path.name for path in options.plugins),
+    )
+
+
+def _find_there(bundle: Bundle, wanted: PlanRecord, graphs: Mapping[str, Mapping[str, str]]) -> PlanRecord | None:
+    """The record of whole plans of these very graphs and options; None where there are none."""
+    name = f"{wanted.folder}/{PLAN_NAME}"
+    path = bundle.path / name
+    if name not in bundle.manifest.files or not path.is_file():
+        return None
+    try:
+        record = PlanRecord.from_text(path.read_text(encoding="utf-8"), path)
+    except (EngineError, UnicodeDecodeError):
+        return None
+    made = {f"{graph}.plan": _digest(parts) for graph, parts in graphs.items()}
+    if replace(record, files={}) != wanted or {n: f.graph_sha256 for n, f in record.files.items()} != made:
+        return None
+    plans = [(bundle.path / record.folder / n, f.sha256) for n, f in record.files.items()]
+    return record if all(plan.is_file() and sha256_of(plan) == digest for plan, digest in plans) else None
+
+
+def _build(bundle: Bundle, name: str, parts: Mapping[str, str], flavour: Flavour, wishes: Wishes) -> Engine:
+    graph = bundle.file(f"{wishes.precision}/{name}.onnx")
+    request = Request(graph, _digest(parts), wishes.precision, wishes.options, wishes.allow_fallback)
+    label = f"building {name} in {wishes.precision} for {target_sm(wishes.options.target)}"
+    with console.progress(label, total=1.0) as advance:
+        return build_engine(
+            flavour,
+            request,
+            cache=default_cache() if wishes.use_cache else None,
+            timing_cache=wishes.timing_cache,
+            progress=lambda share: advance(to=share, total=1.0),
+            on_wait=partial(console.note, "another process builds the same engine; waiting for it"),
+            modules=partial(_modules, graph),
+        )
+
+
+def _modules(graph: Path) -> dict[str, str]:
+    """Node name -> the innermost torch module it came from."""
+    return {node.name: scopes[-1] for node in read_structure(graph).graph.node if (scopes := scopes_of(node))}
+
+
+def _digest(parts: Mapping[str, str]) -> str:
+    """One digest of a graph and its side file; the graph's own where it has none."""
+    digests = list(parts.values())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _describe(engine: Engine, wishes: Wishes, name: str, parts: Mapping[str, str]) -> PlanFile:
+    return PlanFile(
+        sha256_of(engine.plan),
+        len(engine.plan),
+        f"{wishes.precision}/{name}.onnx",
+        _digest(parts),
+        engine.build_s,
+        engine.from_cache,
+        engine.network,
+        engine.multiplying,
+        engine.engine,
+        engine.not_inspected,
+    )
+
+
+def _write(bundle: Bundle, record: PlanRecord, engines: Mapping[str, Engine], graphs: Mapping[str, Mapping[str, str]]) -> None:
+    """Put plans and plan.json into the bundle in one step."""
+    made_with = {record.backend: record.version}
+    with extend_bundle(bundle.path) as stage:
+        if stage.manifest.files != bundle.manifest.files:
+            raise BundleError(f"{bundle.path} was changed by another process meanwhile", hint="run the command again")
+        kept = {n: r for n, r in stage.manifest.files.items() if not n.startswith(f"{record.folder}/")}
+        for name in stage.manifest.files.keys() - kept.keys():
+            (stage.folder / name).unlink(missing_ok=True)
+        stage.manifest = replace(stage.manifest, files=kept)
+        origin: dict[str, str] = {}
+        for name, engine in engines.items():
+            plan = f"{record.folder}/{name}.plan"
+            stage.add(plan, engine.plan, made_from=graphs[name], made_with=made_with)
+            origin |= {**graphs[name], plan: stage.manifest.files[plan].sha256}
+        stage.add(f"{record.folder}/{PLAN_NAME}", record.to_text().encode(), made_from=origin, made_with=made_with)

@@ -1,0 +1,1 @@
+"""Engines: built, looked into, kept by their content."""

@@ -1,0 +1,67 @@
+"""In which precision an engine's layers really run: the Engine Inspector's own report, counted. It needs a driver.
+
+The report is JSON, ``{"Layers": [{"Name": ..., "Inputs": [{"Format/Datatype": ...}], "Outputs": [...]}]}``, and how the type is
+worded changes with the version ("Channel major FP16 format ...", "Half"), so words are looked for. A plan that was built without
+layer details lists names alone, which says nothing of precision.
+"""
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+from deploykit.errors import EngineError
+from deploykit.trt.flavour import Flavour
+from deploykit.trt.log import find_log
+
+_WORDS = {
+    "int8": r"\bint8\b",
+    "fp16": r"\b(fp16|half|float16)\b",
+    "bf16": r"\b(bf16|bfloat16)\b",
+    "fp8": r"\bfp8\b",
+    "fp32": r"\b(fp32|float|float32)\b",
+    "int32": r"\bint32\b",
+    "int64": r"\bint64\b",
+    "uint8": r"\buint8\b",
+    "bool": r"\bbool\b",
+}
+
+
+def inspect_plan(flavour: Flavour, plan: bytes) -> dict[str, int] | None:
+    """Load a plan and count its layers by precision; None where the inspector tells none.
+
+    Raises:
+        EngineError: the plan does not load.
+    """
+    log = find_log(flavour.api)
+    log.errors.clear()
+    runtime = flavour.api.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(plan) if runtime is not None else None
+    if engine is None:
+        raise EngineError(f"{flavour} does not load the plan it has built: {'; '.join(log.errors) or 'no reason given'}")
+    inspector = engine.create_engine_inspector()
+    return count_precisions(inspector.get_engine_information(flavour.api.LayerInformationFormat.JSON))
+
+
+def count_precisions(report: str) -> dict[str, int] | None:
+    """Count an inspector's layers by the type of their first input: what a layer multiplies in is what it reads.
+
+    None where no layer says a type.
+
+    Raises:
+        EngineError: not JSON, or without layers.
+    """
+    try:
+        layers = json.loads(report)["Layers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"the Engine Inspector's report cannot be read: {error!r}") from error
+    counts = Counter(_precision(layer) for layer in layers)
+    if counts["unknown"] == len(layers):
+        return None
+    return dict(sorted(counts.items()))
+
+
+def _precision(layer: Any) -> str:
+    tensors = (layer.get("Inputs") or layer.get("Outputs") or [{}]) if isinstance(layer, dict) else [{}]
+    text = str(tensors[0].get("Format/Datatype", tensors[0].get("Datatype", ""))).lower()
+    return next((name for name, words in _WORDS.items() if re.search(words, text)), "unknown")
