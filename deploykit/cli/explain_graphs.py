@@ -83,7 +83,7 @@ def make_explain_graphs(
         GraphError: an operator behind a layer has no gradient rule.
         ParityError: the logits are not those of the predict graph, or the gradients are wrong.
     """
-    records = tuple(_layer_record(predict, name) for name in layers or [_default_layer(predict)])
+    records = tuple(_layer_record(predict, name) for name in layers or [_default_layer(predict, by_module=autograd is not None)])
     graphs = _make_graphs(predict, records, input_gradients=input_gradients)
     feed = normalize(pixels, image) if input_kind == "float" else pixels
     with open_graphs({"predict.onnx": predict, **graphs}) as sessions:
@@ -124,18 +124,20 @@ def open_graphs(graphs: Mapping[str, "onnx.ModelProto"]) -> Iterator[dict[str, O
         yield {name: stack.enter_context(OrtSession(write_graph(graph, folder / name)[0])) for name, graph in graphs.items()}
 
 
-def _default_layer(predict: "onnx.ModelProto") -> str:
-    """The last feature map that everything passes through.
+def _default_layer(predict: "onnx.ModelProto", *, by_module: bool) -> str:
+    """The last feature map that everything passes through; with ``by_module`` the module that returns it, where one does, of which
+    autograd can tell.
 
     Whoever exports names a family's own layer. Of a graph from elsewhere nothing is known, and in a ViT the last tensors of rank 4
     are attention heads, whose axes are no places in the picture.
     """
     found = default_layer(predict)
-    if len(predict.graph.output[0].type.tensor_type.shape.dim) == 4:
-        return found.tensor
-    names = [layer.tensor for layer in list_layers(predict)]
-    before = reversed(names[: names.index(found.tensor) + 1])
-    return next((name for name in before if _tail_or_none(predict, name) is not None), found.tensor)
+    candidates = {layer.tensor: layer for layer in list_layers(predict)}
+    if len(predict.graph.output[0].type.tensor_type.shape.dim) == 2:
+        names = list(candidates)
+        before = reversed(names[: names.index(found.tensor) + 1])
+        found = next((candidates[name] for name in before if _tail_or_none(predict, name) is not None), found)
+    return found.modules[0] if by_module and found.modules else found.tensor
 
 
 def _layer_record(predict: "onnx.ModelProto", name: str) -> LayerRecord:

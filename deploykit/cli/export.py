@@ -1,17 +1,25 @@
 """``deploykit export``: model -> graph -> bundle, with the graph proved equal to the model before anything is written."""
 
+import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from deploykit.bundle import check_target
 from deploykit.cli import console
 from deploykit.cli.export_bundle import Choices, summarize, write_bundle
+from deploykit.cli.export_image import chosen_image, says_anything
 from deploykit.cli.export_model import prove_model
+from deploykit.cli.import_options import ImageOptions, image_options
 from deploykit.errors import UsageError
 from deploykit.graph.versions import DEFAULT_OPSET, OPSETS
+from deploykit.models.foreign import ForeignChoices, load_foreign, parse_reference
 from deploykit.models.labels import Labels, read_labels
 from deploykit.models.registry import LoadedModel, load_model
+from deploykit.spec import ImageSpec
 
 
 @click.command(name="export")
@@ -20,6 +28,10 @@ from deploykit.models.registry import LoadedModel, load_model
 @click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint: .pth, .pt, .bin or .safetensors.")
 @click.option("--pretrained", is_flag=True, help="The published weights: from an installed package, the cache, or by download.")
 @click.option("--layout", help="How the checkpoint names its tensors, where its keys do not tell. [default: found from the keys]")
+@click.option("--kwargs", "arguments", metavar="JSON", help="Of somebody else's model: what its function is called with.")
+@click.option("--scores", metavar="NAME", help="Of somebody else's model: the output, or its index, that holds the logits.")
+@click.option("--trained", is_flag=True, help="Of a function's model: the weights that it comes with are trained.")
+@image_options
 @click.option("--num-classes", type=click.IntRange(1), help="Width of the logits. [default: the checkpoint's, or 1000]")
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Class names: a file with one per line, or an ImageFolder directory."
@@ -47,6 +59,9 @@ def command(
     weights: Path | None,
     pretrained: bool,
     layout: str | None,
+    arguments: str | None,
+    scores: str | None,
+    trained: bool,
     num_classes: int | None,
     labels: Path | None,
     label_order: str | None,
@@ -60,30 +75,44 @@ def command(
     unsafe_pickle: bool,
     force: bool,
     as_json: bool,
+    **image: Any,
 ) -> None:
     """Turn a model into a bundle with an ONNX graph that is proved equal to it.
 
-    MODEL is a name from `deploykit models`. Without --weights or --pretrained its weights are random, which is enough to measure
-    latency and to try the chain, and never to answer.
+    MODEL is a name from `deploykit models`; timm:NAME or torchvision:NAME, where these are installed; or package.module:function
+    or path/to/file.py:function, whose code is run to make the model. Without --weights or --pretrained the weights are random,
+    which is enough to measure latency and to try the chain, and never to answer.
     """
     if label_order is not None and labels is None:
         raise UsageError("--label-order goes with --labels DIRECTORY")
     if no_explain and (layers or input_gradients):
         raise UsageError("--no-explain excludes --layer and --input-gradients")
-    target = output or Path(model)
+    reference = parse_reference(model)
+    if reference is None and (arguments is not None or scores is not None):
+        raise UsageError("--kwargs and --scores go with somebody else's model", hint="timm:NAME, or path/to/file.py:function")
+    if trained and (reference is None or reference.is_library or weights is not None):
+        raise UsageError("--trained goes with a function's model and its own weights", hint="path/to/file.py:function")
+    if reference is not None and layout is not None:
+        raise UsageError(f"{model} has no layouts but its own", hint="leave out --layout")
+    target = output or Path(model if reference is None else reference.folder)
     check_target(target, replace=force)
+    options = ImageOptions(**image)
+    source: dict[str, Any] = {
+        "num_classes": num_classes,
+        "weights_file": weights,
+        "pretrained": pretrained,
+        "seed": seed,
+        "allow_types": allow_types,
+        "unsafe_pickle": unsafe_pickle,
+    }
     with console.progress(f"building {model}", total=None) as advance:
-        loaded = load_model(
-            model,
-            num_classes=num_classes,
-            weights_file=weights,
-            pretrained=pretrained,
-            layout=layout,
-            seed=seed,
-            allow_types=allow_types,
-            unsafe_pickle=unsafe_pickle,
-            on_progress=lambda done, total: advance(to=done, total=total),
-        )
+        if reference is None:
+            loaded = load_model(model, layout=layout, on_progress=lambda done, total: advance(to=done, total=total), **source)
+            if says_anything(options):
+                loaded = replace(loaded, image=chosen_image(options, loaded.image, "", model))
+        else:
+            foreign = ForeignChoices(_parse_arguments(arguments), scores, trained, partial(_image_of, options, model))
+            loaded = load_foreign(reference, foreign, **source)
     for text in loaded.notes:
         console.note(f"note: {text}")
     if not loaded.weights.trained:
@@ -94,8 +123,37 @@ def command(
     console.result(manifest.to_text().rstrip() if as_json else summarize(target, manifest))
 
 
+def _image_of(options: ImageOptions, model: str, known: ImageSpec | None, problem: str) -> ImageSpec:
+    return chosen_image(options, known, problem, model)
+
+
+def _parse_arguments(text: str | None) -> dict[str, Any]:
+    """What --kwargs says."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise UsageError(f"--kwargs is no JSON: {error}", hint="""such as --kwargs '{"depth": 3}'""") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"--kwargs is {text}, expected a JSON object", hint="""such as --kwargs '{"depth": 3}'""")
+    return found
+
+
 def _labels(loaded: LoadedModel, path: Path | None, order: str | None) -> Labels | None:
     """The user's names, or those that came with the weights."""
     if path is not None:
-        return read_labels(path, loaded.num_classes, label_order=order)
+        labels = read_labels(path, loaded.num_classes, label_order=order)
+        _check_order(labels, loaded)
+        return labels
     return Labels(loaded.labels, loaded.labels_source) if loaded.labels is not None else None
+
+
+def _check_order(labels: Labels, loaded: LoadedModel) -> None:
+    """Refuse the names of a folder in another order than that which the checkpoint itself was trained with."""
+    stored = loaded.labels
+    if stored is None or sorted(stored) != sorted(labels.names) or stored == labels.names:
+        return
+    i = next(i for i, (a, b) in enumerate(zip(stored, labels.names, strict=True)) if a != b)
+    raise UsageError(
+        f"{labels.source} puts {labels.names[i]!r} at class {i}, and {loaded.labels_source} puts {stored[i]!r} there",
+        hint="leave out --labels to take the checkpoint's own order, or give the other --label-order",
+    )

@@ -12,6 +12,7 @@ from deploykit.cli import console
 from deploykit.cli.explain_graphs import Autograd
 from deploykit.cli.export_bundle import Choices, Proved
 from deploykit.cli.parity import check_parity
+from deploykit.errors import ExportError
 from deploykit.graph.files import write_graph
 from deploykit.models.export import export_graph, layer_gradients, training_modules
 from deploykit.models.registry import LoadedModel
@@ -39,7 +40,7 @@ def prove_model(loaded: LoadedModel, choices: Choices) -> Proved:
         weights=loaded.weights,
         image=loaded.image,
         input_kind=choices.input_kind,
-        default_layer=loaded.entry.cam_layer,
+        default_layer=loaded.entry.cam_layer or None,
         pixels=pixels,
         logits=logits,
         parity=record,
@@ -53,7 +54,12 @@ def _autograd(loaded: LoadedModel, pixels: npt.NDArray[np.uint8]) -> Autograd:
     modules = dict(loaded.model.named_modules())
 
     def gradients(layer: str, class_index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
-        return layer_gradients(loaded.model, pixels, loaded.image, layer, class_index) if layer in modules else None
+        if layer not in modules:
+            return None
+        try:
+            return layer_gradients(loaded.model, pixels, loaded.image, layer, class_index)
+        except ExportError:
+            return None  # a module that runs several times, or returns several tensors: its last output is not the module's
 
     return gradients
 

@@ -108,10 +108,19 @@ def _normalization(
                 hint="leave out --normalize, --mean and --std",
             )
         return *PRESETS["0..255"], None
-    if not given:
+    return chosen_normalization(options, known, "the graph")
+
+
+def chosen_normalization(options: ImageOptions, known: ImageSpec | None, what: str) -> tuple[Channels, Channels, str | None]:
+    """Mean, std, and the colour order where the choice implies one: the user's, or else what is known.
+
+    Raises:
+        UsageError: neither, or options that exclude each other.
+    """
+    if options.normalize is None and options.mean is None and options.std is None:
         if known is None:
             raise UsageError(
-                "the graph does not say how its pictures are normalized, and a guess would give confident wrong answers", hint=_ASK
+                f"{what} does not say how its pictures are normalized, and a guess would give confident wrong answers", hint=_ASK
             )
         return known.mean, known.std, None
     if options.normalize is not None:

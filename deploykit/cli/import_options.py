@@ -1,4 +1,4 @@
-"""The options of ``deploykit import`` that say how pictures enter a graph."""
+"""The options of ``deploykit import`` and ``export`` that say how pictures enter a model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def _channels(text: str) -> Channels:
 
 
 _OPTIONS: tuple[tuple[str, Any, str | None, str], ...] = (
-    ("--image-size", _size, "N|HxW", "What the network sees, where the graph leaves it open."),
+    ("--image-size", _size, "N|HxW", "What the network sees. [default: what the graph or the weights say]"),
     ("--resize", click.IntRange(1, 65535), None, "Length of the shorter side before the crop. [default: no margin to crop]"),
     (
         "--resize-rule",
@@ -70,7 +70,7 @@ _OPTIONS: tuple[tuple[str, Any, str | None, str], ...] = (
         "--normalize",
         click.Choice(list(PRESETS)),
         None,
-        "What the network sees of a pixel, where the graph does not say it; caffe also means BGR. This, or --mean and --std.",
+        "What the network sees of a pixel, where nothing else says it; caffe also means BGR. This, or --mean and --std.",
     ),
     ("--mean", _channels, "R,G,B", "In RGB order whatever the network takes: it sees (pixel - mean) / std."),
     ("--std", _channels, "R,G,B", "In RGB order too. One number stands for all channels."),

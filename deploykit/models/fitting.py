@@ -1,6 +1,6 @@
 """Puts a checkpoint's tensors into a model: all of them, into places of their own shape, or not at all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,52 @@ def load_weights(
     _check_fit(state, expected, {mine: theirs for theirs, mine in name_modules(layout, modules).items()}, head, where, model_name)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, model_name: str) -> list[str]:
+    """Put tensors under a model's own names into the model, in place: all of them or none.
+
+    Training frameworks keep the model as an attribute of something else, so all of their keys begin alike (Lightning's ``model.``).
+    Such a beginning is left out where the keys fit without it.
+
+    Returns:
+        What the user must be told.
+
+    Raises:
+        WeightsError: a tensor is missing, left over, or of another shape.
+    """
+    expected = model.state_dict()
+    bare, prefix = without_shared_prefix(tensors, expected)
+    state = dict(bare)
+    for key, tensor in expected.items():
+        if key.endswith(".num_batches_tracked") and key not in state:
+            state[key] = torch.zeros((), dtype=tensor.dtype)
+    _check_fit(state, expected, {}, "", where, model_name)
+    model.load_state_dict(state)
+    model.eval()
+    return [f"every key of {where} begins with {prefix!r}, which is left out"] if prefix else []
+
+
+def without_shared_prefix(tensors: Mapping[str, Tensor], expected: Collection[str]) -> tuple[Mapping[str, Tensor], str]:
+    """The tensors without a beginning that all keys share, where no key fits with it and some fit without; and that beginning."""
+    prefix, bare = "", tensors
+    while bare and not any(key in expected for key in bare):
+        first = next(iter(bare)).partition(".")[0] + "."
+        if first == "." or not all(key.startswith(first) for key in bare):
+            return tensors, ""
+        prefix += first
+        bare = {key.removeprefix(first): tensor for key, tensor in bare.items()}
+    return bare, prefix
+
+
+def head_classes(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """The number of classes of a checkpoint whose only difference to the model is the width of one layer; None otherwise."""
+    expected = model.state_dict()
+    bare, _ = without_shared_prefix(tensors, expected)
+    wrong = [key for key, tensor in expected.items() if key in bare and bare[key].shape != tensor.shape]
+    widths = {bare[key].shape[0] for key in wrong if bare[key].ndim and bare[key].shape[1:] == expected[key].shape[1:]}
+    is_one_layer = len({key.rpartition(".")[0] for key in wrong}) == 1
+    return int(widths.pop()) if is_one_layer and len(widths) == 1 else None
 
 
 def _check_fit(

@@ -22,6 +22,10 @@ BRANCH_SCALE = 0.25
 SILENCE = 0.01
 
 
+COARSEST = 32
+"""Pixels on a side of the coarsest structure in the pictures that statistics are measured on."""
+
+
 def quieten_branch(branch: nn.Module) -> None:
     """Scale a residual branch down, as a definition does with the last part of its branch.
 
@@ -49,8 +53,20 @@ def initialize_model(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 _initialize_convolution(module)
-        measure_statistics(model, _smooth_noise(4, 128))
+        measure_statistics(model, smooth_noise(4, 128))
     return model
+
+
+def initialize_statistics(model: nn.Module, height: int, width: int, seed: int) -> None:
+    """Give a model that somebody else initialized the statistics of its own random weights, in place, and put it in eval mode.
+
+    Args:
+        height, width: of pictures that it takes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        side = max(height, width, COARSEST)
+        measure_statistics(model, smooth_noise(4, side)[:, :, :height, :width])
 
 
 def _initialize_convolution(conv: nn.Conv2d) -> None:
@@ -60,9 +76,9 @@ def _initialize_convolution(conv: nn.Conv2d) -> None:
     nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
 
 
-def _smooth_noise(count: int, size: int) -> Tensor:
+def smooth_noise(count: int, size: int) -> Tensor:
     """Pictures [count, 3, size, size] of unit variance whose energy lies in coarse structure, as a photo's does."""
-    octaves = [torch.randn(count, 3, size // step, size // step) for step in (32, 16, 8, 4, 1)]
+    octaves = [torch.randn(count, 3, size // step, size // step) for step in (COARSEST, 16, 8, 4, 1)]
     picture = sum((nn.functional.interpolate(octave, size=size, mode="bilinear") for octave in octaves), torch.zeros(()))
     return picture / picture.std()
 

@@ -12,7 +12,7 @@ from torch import nn
 from deploykit.bundle import WeightsRecord
 from deploykit.errors import UsageError, WeightsError
 from deploykit.models.catalogue import MODELS, ModelEntry, find_model
-from deploykit.models.fitting import load_weights, module_names
+from deploykit.models.fitting import load_weights, module_names, without_shared_prefix
 from deploykit.models.initialize import initialize_model
 from deploykit.models.labels import IMAGENET_CLASSES, Labels, find_checkpoint_labels, load_imagenet_labels, voc_labels
 from deploykit.models.layouts import Layout, detect_layout, find_layout, name_modules
@@ -121,6 +121,10 @@ def _load_checkpoint(
     entry: ModelEntry, checkpoint: Checkpoint, file_name: str, source: str, num_classes: int | None, chosen: Layout | None
 ) -> LoadedModel:
     modules = module_names(partial(entry.build, entry.num_classes, entry.conventions))
+    bare, prefix = without_shared_prefix(checkpoint.tensors, _known_keys(entry, checkpoint, modules))
+    if prefix:
+        told = f"every key of {file_name} begins with {prefix!r}, which is left out"
+        checkpoint = replace(checkpoint, tensors=bare, notes=(*checkpoint.notes, told))
     checkpoint = _without(entry.training_only, checkpoint)
     layout = chosen or detect_layout(list(checkpoint.tensors), entry.layouts, modules)
     notes = [*checkpoint.notes, *([] if chosen else _note_assumption(layout, file_name))]
@@ -146,6 +150,13 @@ def _load_checkpoint(
     record = WeightsRecord(source, checkpoint.sha256, True, checkpoint.stored_dtype, layout.name)
     names, labels_source = (None, "") if labels is None else (labels.names, labels.source)
     return LoadedModel(model, entry, num_classes, record, image, names, labels_source, tuple(notes))
+
+
+def _known_keys(entry: ModelEntry, checkpoint: Checkpoint, modules: Sequence[str]) -> set[str]:
+    """The checkpoint's keys, and their endings, that some layout of the family knows."""
+    known = {theirs for layout in entry.layouts for theirs in name_modules(layout, modules)}
+    endings = {key.split(".", n)[-1] for key in checkpoint.tensors for n in range(4)}
+    return {ending for ending in endings if ending.rpartition(".")[0] in known}
 
 
 def _without(prefixes: tuple[str, ...], checkpoint: Checkpoint) -> Checkpoint:
