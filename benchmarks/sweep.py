@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from benchmarks.report import RESULTS, describe_machine, format_table, say, write_results
@@ -30,17 +31,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these [default: all]")
     parser.add_argument("--target", action="append", metavar="SM", help="build engines for it, as often as wanted [default: sm86]")
     parser.add_argument("--again", action="store_true", help="forget what an earlier run found")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="models at once; their seconds then say little [default: 1]"
+    )
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in MODELS]:
         parser.error(f"no such model: {', '.join(unknown)}")
     rows: dict[str, dict[str, Any]] = {}
     if RESULT.exists() and not options.again:
         rows = {row["name"]: row for row in json.loads(RESULT.read_text())["models"] if row["name"] in MODELS}
-    for name in options.names or [name for name in MODELS if not rows.get(name, {}).get("passed")]:
-        say(name)
-        rows[name] = sweep_model(name, options.target or ["sm86"])
-        say(f"  {rows[name]['reason'] or 'passed'}, {rows[name]['seconds']} s")
-        record(rows)
+    wanted = options.names or [name for name in MODELS if not rows.get(name, {}).get("passed")]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        tasks = {pool.submit(sweep_model, name, options.target or ["sm86"]): name for name in wanted}
+        for task in as_completed(tasks):
+            rows[tasks[task]] = row = task.result()
+            say(f"{row['name']}: {row['reason'] or 'passed'}, {row['seconds']} s")
+            record(rows)
     print(format_table(_HEADER, [_row(rows[name]) for name in MODELS if name in rows]))
     if failed := [name for name, row in rows.items() if not row["passed"]]:
         sys.exit(f"{len(failed)} of {len(rows)} failed: {', '.join(failed)}")

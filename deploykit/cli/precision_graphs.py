@@ -40,6 +40,10 @@ LEAST_SIMILARITY = {Precision.FP16: 0.95, Precision.INT8: 0.7}
 """The cosine between the gradients and those that the float tail gives for the same activations. Behind the last feature map only
 the weights' rounding differs (measured: 0.99999); from earlier layers on, rectifiers near zero open in one and not in the other."""
 
+TAIL_TOLERANCE = 2e-3
+"""Of the largest value: the same nodes, but a runtime may round to float16 or to integers at other places where it fuses otherwise
+(2^-11 is 5e-4)."""
+
 EXPLAIN_GRAPHS = ("explain.onnx", "explain_tail.onnx", "input_gradients.onnx")
 _PACKAGES = ("onnx", "onnxruntime", "numpy")
 
@@ -146,9 +150,12 @@ def _require_same_logits(name: str, session: OrtSession, feed: npt.NDArray[Any],
 def _require_same_tail(tail: OrtSession, answer: Arrays) -> None:
     """The tail must say of the activations what the explain graph says of the picture."""
     again = tail.run({"activations": answer["activations"], "class_index": answer["explained_class"]})
-    worst = max(_relative(again[name], answer[name]) for name in ("logits", "gradients", "cam"))
-    if not worst <= 1e-4:
-        raise ParityError(f"the tail graph differs from the explain graph by {worst:.1e}, 1e-04 is allowed")
+    # Of a segmentation net those pixels count where the class is largest: one that ties may change sides, and its gradient with it,
+    # between two sessions whose logits differ by rounding.
+    compared = ("logits", "gradients", "cam") if answer["logits"].ndim == 2 else ("logits",)
+    worst = max(_relative(again[name], answer[name]) for name in compared)
+    if not worst <= TAIL_TOLERANCE:
+        raise ParityError(f"the tail graph differs from the explain graph by {worst:.1e}, {TAIL_TOLERANCE:.0e} is allowed")
 
 
 def _compare_with_float_tail(bundle: Bundle, precision: Precision, answer: Arrays) -> float | None:
