@@ -290,6 +290,8 @@ def _gpu_fits(record: PlanRecord, gpu: Gpu) -> bool:
 
 def _difference(path: Path, data: bytes, file: PlanFile) -> str:
     size = f"{path} has {len(data):,} bytes, {PLAN_NAME} says {file.size_bytes:,}"
+    if hashlib.sha256(data.replace(b"\n", b"\r\n")).hexdigest() == file.sha256:
+        return f"{size}: it was copied in text mode, which changed its line feeds"
     if len(data) < file.size_bytes:
         return f"{size}: it is cut short"
     if len(data) > file.size_bytes:

@@ -137,7 +137,8 @@ def _parse(flavour: Flavour, parser: Any, log: Any, graph: Path | bytes, modules
     """Parse a graph; from its path where it has one, because weights may stand in a file beside it."""
     if isinstance(graph, Path) and not graph.is_file():
         raise EngineError(f"{graph} does not exist, expected an ONNX graph")
-    parser.set_flag(flavour.api.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+    if flavour.has_plugin_override:
+        parser.set_flag(flavour.api.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
     if parser.parse(graph) if isinstance(graph, bytes) else parser.parse_from_file(str(graph)):
         return
     lines = []

@@ -19,6 +19,9 @@ BACKENDS = ("tensorrt", "tensorrt-rtx")
 RTX_ONLY_NAMES = frozenset({"ComputeCapability", "num_compute_capabilities", "set_compute_capability"})
 """Names that TensorRT itself does not have; used only where `Flavour.targets` is not empty."""
 
+NEWER_NAMES = frozenset({"ENABLE_PLUGIN_OVERRIDE"})
+"""Names that TensorRT 10.12 does not have; used only where the flavour says that it does."""
+
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _LEAST = {"tensorrt": (10, 12), "tensorrt-rtx": (1, 5)}
 _BELOW = {"tensorrt": 12, "tensorrt-rtx": 2}
@@ -39,6 +42,7 @@ class Flavour:
         can_strip: plans without weights, refitted where they run.
         strips_without_gpu: whether the builder makes those on a machine without a GPU.
         has_timing_cache: kernel timings kept from build to build.
+        has_plugin_override: a plugin takes the place of an ONNX function of its name; elsewhere the function's body runs.
     """
 
     backend: str
@@ -50,6 +54,7 @@ class Flavour:
     can_strip: bool = True
     strips_without_gpu: bool = False
     has_timing_cache: bool = False
+    has_plugin_override: bool = False
 
     def __str__(self) -> str:
         return f"{self.backend} {self.version}"
@@ -75,7 +80,7 @@ def load_flavour(backend: str) -> Flavour:
             hint=_INSTALL[backend],
         )
     if backend == "tensorrt-rtx":
-        return Flavour(backend, version, api, targets=_targets(api))
+        return Flavour(backend, version, api, targets=_targets(api), has_plugin_override=True)
     return Flavour(
         backend,
         version,
@@ -83,6 +88,7 @@ def load_flavour(backend: str) -> Flavour:
         compat_levels=COMPAT_LEVELS,
         can_be_version_compatible=True,
         has_timing_cache=True,
+        has_plugin_override=hasattr(api.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE"),
     )
 
 

@@ -61,7 +61,7 @@ def count_precisions(report: str) -> dict[str, int] | None:
     return dict(sorted(counts.items()))
 
 
-def _precision(layer: Any) -> str:
-    tensors = (layer.get("Inputs") or layer.get("Outputs") or [{}]) if isinstance(layer, dict) else [{}]
+def _precision(entry: Any) -> str:
+    tensors = (entry.get("Inputs") or entry.get("Outputs") or [{}]) if isinstance(entry, dict) else [{}]
     text = str(tensors[0].get("Format/Datatype", tensors[0].get("Datatype", ""))).lower()
     return next((name for name, words in _WORDS.items() if re.search(words, text)), "unknown")
