@@ -1,0 +1,188 @@
+"""``deploykit build``: real TensorRT-RTX plans for another machine's GPU, in a bundle, without one here."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+
+from deploykit.bundle import Bundle, extend_bundle
+from deploykit.plan import PlanRecord
+from deploykit.spec import Precision
+from deploykit.trt import find_gpu
+from tests.conftest import Deploykit
+from tests.unit.quantized_graphs import quantized
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorrt_rtx")
+SM86 = ("--backend", "tensorrt-rtx", "--target", "sm86", "--batch", "1:2:4")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEPLOYKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "engines"
+
+
+@pytest.fixture
+def bundle(small: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small.path, tmp_path / "bundle"))
+
+
+def files_of(bundle: Path) -> set[str]:
+    return {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+
+
+def record_of(bundle: Path) -> PlanRecord:
+    (path,) = bundle.glob("plans/*/plan.json")
+    record = PlanRecord.from_text(path.read_text(), path)
+    assert path.parent == bundle / record.folder
+    return record
+
+
+def test_plans_of_both_graphs_are_added_to_the_bundle(bundle: Path, deploykit_here: Deploykit) -> None:
+    before = Bundle.open(bundle).manifest.files
+    done = deploykit_here("build", bundle, *SM86, "--json")
+    assert done.returncode == 0, done.stderr
+    opened = Bundle.open(bundle)
+    assert opened.damage() == {}
+    assert {name: opened.manifest.files[name] for name in before} == before
+    record = record_of(bundle)
+    assert json.loads(done.stdout)["folder"] == record.folder
+    assert (record.sm, record.gpu, record.precision, str(record.batch)) == ("sm86", None, Precision.FP32, "1:2:4")
+    for graph in ("predict", "explain"):
+        plan = opened.manifest.files[f"{record.folder}/{graph}.plan"]
+        assert plan.made_from == {f"fp32/{graph}.onnx": before[f"fp32/{graph}.onnx"].sha256}
+        assert plan.made_with == {"tensorrt-rtx": record.version}
+        assert record.files[f"{graph}.plan"].sha256 == plan.sha256
+        assert (bundle / record.folder / f"{graph}.plan").read_bytes().startswith(b"vtrt")
+    # ResNet-18: 20 convolutions and a fully connected layer; explaining multiplies by the last one's weights once more.
+    assert record.files["predict.plan"].multiplying == {"fp32": 21}
+    assert record.files["explain.plan"].multiplying == {"fp32": 22}
+
+
+def test_int8_plans_are_built_from_the_graph_in_tensorrts_shape(bundle: Path, deploykit_here: Deploykit) -> None:
+    graph = onnx.load(bundle / "fp32/predict.onnx")
+    with extend_bundle(bundle) as stage:
+        origin = {"fp32/predict.onnx": stage.manifest.files["fp32/predict.onnx"].sha256}
+        stage.add("int8/predict.onnx", quantized(graph).graph.SerializeToString(), made_from=origin)
+        stage.add("int8/predict_cpu.onnx", b"a twin that no builder may see", made_from=origin)
+    done = deploykit_here("build", bundle, *SM86, "--precision", "int8")
+    assert done.returncode == 0, done.stderr
+    record = record_of(bundle)
+    assert list(record.files) == ["predict.plan"]
+    assert record.files["predict.plan"].multiplying == {"int8": 21}
+    assert record.files["predict.plan"].graph == "int8/predict.onnx"
+    assert record.files["predict.plan"].size_bytes < 0.5 * (bundle / "fp32/predict.onnx").stat().st_size
+
+
+def test_the_same_build_again_changes_nothing_and_takes_less_than_a_second(bundle: Path, deploykit_here: Deploykit) -> None:
+    assert deploykit_here("build", bundle, *SM86).returncode == 0
+    manifest = (bundle / "manifest.json").read_bytes()
+    start = time.perf_counter()
+    again = deploykit_here("build", bundle, *SM86)
+    assert time.perf_counter() - start < 1
+    assert again.returncode == 0
+    assert "was there already" in again.stdout
+    assert (bundle / "manifest.json").read_bytes() == manifest
+
+
+def test_another_bundle_of_the_same_graphs_gets_the_plans_from_the_cache(
+    bundle: Path, small: Bundle, tmp_path: Path, deploykit_here: Deploykit
+) -> None:
+    other = Path(shutil.copytree(small.path, tmp_path / "other"))
+    assert deploykit_here("build", bundle, *SM86).returncode == 0
+    done = deploykit_here("build", other, *SM86)
+    assert "taken from the cache" in done.stdout
+    assert {name: file.sha256 for name, file in record_of(other).files.items()} == {
+        name: file.sha256 for name, file in record_of(bundle).files.items()
+    }
+    assert not record_of(bundle).files["predict.plan"].from_cache
+    rebuilt = deploykit_here("build", other, *SM86, "--force", "--no-cache")
+    assert rebuilt.returncode == 0
+    assert "taken from the cache" not in rebuilt.stdout
+
+
+def test_plans_with_other_options_are_replaced_with_force_alone(bundle: Path, deploykit_here: Deploykit) -> None:
+    assert deploykit_here("build", bundle, *SM86).returncode == 0
+    before = files_of(bundle)
+    other = ("build", bundle, *SM86, "--workspace", "1G")
+    refused = deploykit_here(*other)
+    assert refused.returncode == 1
+    assert "holds plans of other graphs or options" in refused.stderr
+    assert "--force" in refused.stderr
+    assert record_of(bundle).workspace_bytes is None
+    assert deploykit_here(*other, "--force").returncode == 0
+    assert record_of(bundle).workspace_bytes == 1 << 30
+    assert files_of(bundle) == before
+    assert Bundle.open(bundle).damage() == {}
+
+
+def test_a_plan_that_was_damaged_is_seen_and_replaced(bundle: Path, deploykit_here: Deploykit) -> None:
+    assert deploykit_here("build", bundle, *SM86).returncode == 0
+    plan = bundle / record_of(bundle).folder / "predict.plan"
+    plan.unlink()
+    plan.write_bytes(b"cut")
+    assert deploykit_here("build", bundle, *SM86).returncode == 1
+    assert deploykit_here("build", bundle, *SM86, "--force").returncode == 0
+    assert Bundle.open(bundle).damage() == {}
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="asks what happens where there is no GPU")
+def test_without_a_gpu_the_target_must_be_named(bundle: Path, deploykit_here: Deploykit) -> None:
+    done = deploykit_here("build", bundle, "--backend", "tensorrt-rtx")
+    assert done.returncode == 1
+    assert "--target current is the GPU of this machine, and there is none" in done.stderr
+    assert "hint: name the GPU that the plan is for: --target sm75|sm80|sm86" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--batch", "8:4:1"), 2, "batch is 8:4:1, expected min:opt:max"),
+        (("--workspace", "lots"), 2, "--workspace is 'lots', expected a size such as 512M or 2G"),
+        (("--target", "A100"), 2, "--target is 'A100', expected current or a compute capability such as sm86"),
+        (("--target", "sm90"), 1, "--target is sm90"),
+        (("--compat", "ampere+"), 1, "has no --compat ampere+"),
+        (("--precision", "int8"), 1, "has no int8 graphs; it has fp32"),
+        (("--target", "sm75"), 1, "cannot build for sm75, batch 1:2:4: "),  # it multiplies no float32 matrices
+    ],
+)
+def test_what_cannot_be_built_leaves_the_bundle_as_it_was(
+    options: tuple[str, ...], code: int, message: str, bundle: Path, deploykit_here: Deploykit
+) -> None:
+    before, manifest = files_of(bundle), (bundle / "manifest.json").read_bytes()
+    done = deploykit_here("build", bundle, *SM86, *options)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert (files_of(bundle), (bundle / "manifest.json").read_bytes()) == (before, manifest)
+
+
+def test_a_graph_that_is_damaged_or_stale_is_not_built(bundle: Path, deploykit_here: Deploykit) -> None:
+    graph = bundle / "fp32/explain.onnx"
+    data = graph.read_bytes()
+    graph.unlink()
+    graph.write_bytes(data[:-1])
+    done = deploykit_here("build", bundle, *SM86)
+    assert done.returncode == 1
+    assert "fp32/explain.onnx is not what the manifest says" in done.stderr
+
+
+def test_a_precision_that_was_not_delivered_fails_unless_it_is_accepted(bundle: Path, deploykit_here: Deploykit) -> None:
+    with extend_bundle(bundle) as stage:
+        stage.add("fp16/predict.onnx", bundle / "fp32/predict.onnx")
+    done = deploykit_here("build", bundle, *SM86, "--precision", "fp16")
+    assert done.returncode == 1
+    assert "fp16 was asked for, and no convolution or matrix product multiplies in it (21 in fp32)" in done.stderr
+    assert not list(bundle.glob("plans/*"))
+    assert deploykit_here("build", bundle, *SM86, "--precision", "fp16", "--allow-fallback").returncode == 0
+
+
+def test_published_weights_build_for_every_gpu_that_can_be_named(lite0: Bundle, tmp_path: Path, deploykit_here: Deploykit) -> None:
+    bundle = Path(shutil.copytree(lite0.path, tmp_path / "lite0"))
+    for sm in ("sm80", "sm89", "sm120"):
+        done = deploykit_here("build", bundle, "--backend", "tensorrt-rtx", "--target", sm)
+        assert done.returncode == 0, done.stderr
+    assert {path.parent.name.split("-")[3] for path in bundle.glob("plans/*/plan.json")} == {"sm80", "sm89", "sm120"}
