@@ -81,7 +81,13 @@ def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
     engines = {name: _build(bundle, name, made_from, flavour, wishes) for name, made_from in graphs.items()}
     files = {f"{name}.plan": _describe(engines[name], wishes, name, graphs[name]) for name in engines}
     record = replace(empty, files=files)
-    _write(bundle, record, engines, graphs)
+    try:
+        _write(bundle, record, engines, graphs)
+    except BundleError:
+        # Another process may have added the very same meanwhile; then there is nothing left to do.
+        if (there := _find_there(Bundle.open(bundle.path), empty, graphs)) is None or wishes.replace:
+            raise
+        return BuiltPlans(there, were_there=True)
     return BuiltPlans(record)
 
 

@@ -1,10 +1,11 @@
 """How far a build is, and stopping it: TensorRT's IProgressMonitor as one share from 0 to 1, and Ctrl-C as a refusal to go on.
 
-An exception inside TensorRT's callback would unwind its C++ frames. So a signal only sets an event that the next step hands on, and
+An exception inside TensorRT's callback would unwind its C++ frames. So a signal is only noted, and the next step hands it on, and
 what the caller's own progress function raises is kept until the builder has returned.
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,21 +14,59 @@ from typing import Any
 Progress = Callable[[float], None]
 
 
+class Cancellation:
+    """Whether Ctrl-C was pressed. Made by `cancel_on_interrupt`."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = descriptor
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Note that it was."""
+        self._event.set()
+
+    def close(self) -> None:
+        """Let go of the descriptor; what was noted stays."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def is_set(self) -> bool:
+        """Ask, from any thread."""
+        if self._descriptor is not None and not self._event.is_set():
+            with contextlib.suppress(BlockingIOError):
+                if signal.SIGINT in os.read(self._descriptor, 64):
+                    self._event.set()
+        return self._event.is_set()
+
+
 @contextlib.contextmanager
-def cancel_on_interrupt() -> Iterator[threading.Event]:
-    """While it lasts, Ctrl-C sets an event instead of raising; only the main thread hears signals."""
-    cancelled = threading.Event()
+def cancel_on_interrupt() -> Iterator[Cancellation]:
+    """While it lasts, Ctrl-C is noted instead of raised; only the main thread hears signals.
+
+    Python runs a signal's handler between two steps of the main thread, which stands in TensorRT for minutes while other threads
+    report the build's steps. So the signal's number is also read from the descriptor that Python's own C handler writes.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield cancelled
+        yield Cancellation()
         return
-    before = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    cancelled = Cancellation(reader)
+    handler = signal.signal(signal.SIGINT, lambda *_: cancelled.set())
+    descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield cancelled
+        cancelled.is_set()  # read what is left, for whoever asks afterwards
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.set_wakeup_fd(descriptor)
+        signal.signal(signal.SIGINT, handler)
+        cancelled.close()
+        os.close(writer)
 
 
-def make_monitor(api: Any, progress: Progress | None, cancelled: threading.Event) -> Any:
+def make_monitor(api: Any, progress: Progress | None, cancelled: Cancellation) -> Any:
     """TensorRT's progress as one share: each phase has its steps, and a phase inside another takes one step of it."""
 
     class Monitor(api.IProgressMonitor):  # type: ignore[misc]  # TensorRT takes nothing but a subclass

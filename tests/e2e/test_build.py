@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -127,6 +129,15 @@ def test_a_plan_that_was_damaged_is_seen_and_replaced(bundle: Path, deploykit_he
     assert deploykit_here("build", bundle, *SM86).returncode == 1
     assert deploykit_here("build", bundle, *SM86, "--force").returncode == 0
     assert Bundle.open(bundle).damage() == {}
+
+
+def test_two_builds_of_one_bundle_at_once_both_end_well(bundle: Path) -> None:
+    command = [sys.executable, "-m", "deploykit", "build", str(bundle), *SM86]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], answers
+    assert Bundle.open(bundle).damage() == {}
+    assert set(record_of(bundle).files) == {"predict.plan", "explain.plan"}
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="asks what happens where there is no GPU")

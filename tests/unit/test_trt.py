@@ -6,8 +6,10 @@ import os
 import re
 import signal
 import sys
+import threading
 import types
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from deploykit.trt import BuildOptions, Flavour, build_plan, find_gpu, load_flav
 from deploykit.trt import flavour as flavours
 from deploykit.trt.inspect import count_precisions
 from deploykit.trt.log import _LEVELS, plain
+from deploykit.trt.monitor import cancel_on_interrupt
 from deploykit.trt.network import _MULTIPLYING, _PASSING, PRECISIONS
 
 BATCH = BatchRange(1, 2, 4)
@@ -159,6 +162,24 @@ def test_ctrl_c_stops_a_build_and_the_next_one_works(rtx: Flavour) -> None:
     assert build_plan(rtx, CONV, SM86).data
 
 
+def test_ctrl_c_is_seen_from_another_thread_while_the_main_one_stands_still() -> None:
+    with cancel_on_interrupt() as cancelled:
+        assert not cancelled.is_set()
+        seen: list[bool] = []
+
+        def press_and_ask() -> None:
+            signal.raise_signal(signal.SIGINT)
+            seen.append(cancelled.is_set())
+
+        asking = threading.Thread(target=press_and_ask)
+        # A lock's C code holds the main thread: no handler of Python's runs in it until the other thread has asked.
+        asking.start()
+        asking.join()
+        assert seen == [True]
+    assert cancelled.is_set()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_what_the_progress_function_raises_comes_out_after_the_builder_has_stopped(rtx: Flavour) -> None:
     def fail(share: float) -> None:
         raise LookupError(f"{share:.2f}")
@@ -182,6 +203,30 @@ def test_what_the_flavour_lacks_is_an_error_before_anything_is_built(rtx: Flavou
     with pytest.raises(EngineError, match=message) as caught:
         build_plan(rtx, b"never read", options)
     assert options.target != "current" or "--target sm75|" in str(caught.value.hint)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_a_timing_cache_is_kept_from_build_to_build_and_a_damaged_one_refused(rtx: Flavour) -> None:
+    # TensorRT-RTX still has the calls, though its builder times nothing.
+    flavour = replace(rtx, has_timing_cache=True)
+    first = build_plan(flavour, CONV, SM86, timing_cache=b"")
+    assert first.timing_cache
+    assert build_plan(flavour, CONV, SM86, timing_cache=first.timing_cache).timing_cache
+    assert build_plan(flavour, CONV, SM86).timing_cache is None
+
+
+def test_a_library_that_the_builder_misses_is_named_in_its_own_words(rtx: Flavour) -> None:
+    flavour = replace(rtx, can_be_version_compatible=True)
+    with pytest.raises(EngineError, match=r"cannot build for sm86.*Unable to load library: libnvinfer_lean"):
+        build_plan(flavour, CONV, BuildOptions(BATCH, target="sm86", version_compatible=True))
+
+
+@pytest.mark.parametrize("level", ["same-cc", "ampere+"])
+def test_compatibility_levels_reach_the_builder(rtx: Flavour, level: str, caplog: pytest.LogCaptureFixture) -> None:
+    flavour = replace(rtx, compat_levels=("none", "same-cc", "ampere+"))
+    build_plan(flavour, CONV, BuildOptions(BATCH, target="sm86", compat=level))
+    # This flavour's own answer, which is why deploykit refuses the option there.
+    assert "setHardwareCompatibilityLevel() is unsupported" in caplog.text
 
 
 def test_tensorrt_rtx_refuses_a_timing_cache(rtx: Flavour) -> None:
