@@ -16,7 +16,7 @@ any tensor. End to end such a step spreads, as it does between any two runtimes,
 error.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
@@ -60,6 +60,7 @@ def make_cpu_twin(quantized: QuantizedGraph, *, exact: bool = False) -> ModelPro
     if not exact:
         pairs = added_pairs(quantized)
         zero |= _zero_points(draft, [(name,) for name in pairs])
+        zero |= {pooled: zero[source] for pooled, source in _max_poolings(draft, pairs).items() if source in zero}
         _read_rounded(draft, quantized)
         _add_pairs(draft, pairs)
     _move_zero_points(draft, zero)
@@ -89,7 +90,17 @@ def added_pairs(quantized: QuantizedGraph) -> dict[str, float]:
         inside_silu = _real(node.input[0]) in pairs
         if readers and all(n.op_type == "Mul" and (inside_silu or _reads_pair(n)) for n in readers):
             pairs[node.output[0]] = UNIT_SCALE
+    for pooled, source in _max_poolings(draft, pairs).items():
+        pairs[pooled] = pairs.get(source, quantized.report.scales.get(source, pairs[pooled]))
     return pairs
+
+
+def _max_poolings(draft: Draft, pairs: Collection[str]) -> dict[str, str]:
+    """Max poolings whose output gets a pair, as in Xception before additions: output -> input.
+
+    Both share scale and zero point: the values are the input's own, and ONNX Runtime pools integers only then.
+    """
+    return {n.output[0]: _real(n.input[0]) for n in draft.nodes if n.op_type == "MaxPool" and n.output[0] in pairs}
 
 
 def _read_rounded(draft: Draft, quantized: QuantizedGraph) -> None:

@@ -20,10 +20,13 @@ from deploykit.spec import ImageSpec
 from tests.oracles.gradient_oracle import relative, run
 from tests.unit.quantized_graphs import (
     DENSE,
+    HEAD,
     INCEPTION,
     RESIDUAL,
     SQUEEZE_EXCITE,
     Array,
+    graph_of,
+    head,
     images,
     net,
     optimized,
@@ -134,6 +137,28 @@ def test_the_pair_that_the_cpu_needs_before_a_kept_layer_stands_behind_the_recti
     assert zero_points(make_cpu_twin(result))["e_quantized"] == 0
 
 
+def test_max_pooling_on_a_residual_branch_pools_integers(tmp_path: Path) -> None:
+    """As in Xception: convolution, max pooling, addition with a strided convolution."""
+    graph = graph_of(
+        "r = Relu (image)",
+        "short = Conv <strides=[2,2]> (r, w0)",
+        "c = Conv (r, w1)",
+        "m = MaxPool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]> (c)",
+        "last = Add (m, short)",
+        *HEAD,
+        weights={"w0": (8, 3, 1, 1), "w1": (8, 3, 1, 1), **head(8)},
+    )
+    result = quantized(graph)
+    pairs = added_pairs(result)
+    assert set(pairs) == {"c", "m"}
+    assert pairs["c"] == pairs["m"]
+    twin = make_cpu_twin(result)
+    operators = Counter(n.op_type for n in optimized(twin, tmp_path / "o.onnx").graph.node)
+    # The pooling that reads and writes [N, h, w, C] is the integers' own.
+    assert (operators["QLinearConv"], operators["NhwcMaxPool"], operators["QLinearAdd"]) == (2, 1, 1)
+    require_equal(as_signed(twin), twin, images(graph, 4, seed=1))
+
+
 def test_tensors_without_negative_values_keep_zero_point_0_and_others_get_128() -> None:
     assert zero_points(make_cpu_twin(quantized(RESIDUAL))) == {
         "image_quantized": 128, "r_quantized": 0, "e_quantized": 0, "g_quantized": 128, "last_quantized": 0, "f_quantized": 128,
@@ -232,7 +257,6 @@ SPECS = {
 
 def pixel_graph(spec: ImageSpec) -> onnx.ModelProto:
     from deploykit.graph.pixels import add_pixel_input
-    from tests.unit.quantized_graphs import HEAD, graph_of, head
 
     graph = graph_of("c = Conv (image, w0)", "last = Relu (c)", *HEAD, weights={"w0": (4, 3, 3, 3), **head(4)}, image=(3, 32, 32))
     add_pixel_input(graph, spec)
