@@ -38,6 +38,9 @@ bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.preprocess
 	$(BIN)/python -m benchmarks.runtime
 	$(BIN)/python -m benchmarks.explain
+	$(BIN)/python -m benchmarks.placement
+	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.figures
 
 sweep: .venv/dev.stamp

@@ -58,7 +58,7 @@ def test_weights_that_resize_otherwise_need_a_word(
     deploykit_here: Deploykit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing that an image spec cannot hold is replaced in silence."""
-    theirs = timm.data.resolve_data_config
+    theirs = vars(timm.data)["resolve_data_config"]
     monkeypatch.setattr(timm.data, "resolve_data_config", lambda *a, **k: theirs(*a, **k) | {"interpolation": "lanczos"})
     command = ("export", "timm:test_resnet", "--no-explain", "--json")
     refused = deploykit_here(*command, cwd=tmp_path)
