@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import with_figures
-from tests.conftest import Deploykit
+from tests.conftest import PHOTOS, Deploykit
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+UNUSED = ("*.npy", "*.npz", "*.xml", "*.txt", "*.json", "*.py*", "__pycache__", "*.fits", "*.tif*", "*.gif", "*.zarr", "text.png")
 
 
+@pytest.mark.timeout(900)  # it quantizes a network and measures one, one after the other
 def test_every_deploykit_command_in_the_readme_runs(deploykit_here: Deploykit, tmp_path: Path, coffee: Path, chelsea: Path) -> None:
     shutil.copy(coffee, tmp_path)
     shutil.copy(chelsea, tmp_path)
+    shutil.copytree(PHOTOS, tmp_path / "photos", ignore=shutil.ignore_patterns(*UNUSED))
+    (tmp_path / "labelled.csv").write_text("coffee.png,espresso\nchelsea.png,tiger cat\n")
     blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     commands = [line.removeprefix("$ deploykit ").split() for block in blocks for line in block.splitlines()]
     assert len(commands) >= 8
