@@ -11,7 +11,22 @@ from tests.conftest import PHOTOS, Deploykit
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-UNUSED = ("*.npy", "*.npz", "*.xml", "*.txt", "*.json", "*.py*", "__pycache__", "*.fits", "*.tif*", "*.gif", "*.zarr", "text.png")
+UNUSED = (
+    "*.npy",
+    "*.npz",
+    "*.xml",
+    "*.txt",
+    "*.json",
+    "*.py*",
+    "__pycache__",
+    "*.fits",
+    "*.tif*",
+    "*.gif",
+    "*.zarr",
+    "text.png",
+    "coffee.png",
+    "chelsea.png",
+)
 
 
 @pytest.mark.timeout(900)  # it quantizes a network and measures one, one after the other
