@@ -1,6 +1,6 @@
 """``deploykit export``: model -> graph -> bundle, with the graph proved equal to the model before anything is written."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import click
 
 from deploykit.bundle import check_target
 from deploykit.cli import console
+from deploykit.cli.export_arguments import parse_arguments
 from deploykit.cli.export_bundle import Choices, summarize, write_bundle
 from deploykit.cli.export_image import chosen_image, says_anything
 from deploykit.cli.export_model import prove_model
@@ -28,7 +29,11 @@ from deploykit.spec import ImageSpec
 @click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint: .pth, .pt, .bin or .safetensors.")
 @click.option("--pretrained", is_flag=True, help="The published weights: from an installed package, the cache, or by download.")
 @click.option("--layout", help="How the checkpoint names its tensors, where its keys do not tell. [default: found from the keys]")
-@click.option("--kwargs", "arguments", metavar="JSON", help="Of somebody else's model: what its function is called with.")
+@click.option(
+    "--weights-name", metavar="NAME", help="Which of torchvision's published weights, such as IMAGENET1K_V1. [default: its best]"
+)
+@click.option("--kwargs", "arguments", multiple=True, metavar="JSON|KEY=VALUE",
+              help="Of somebody else's model: what its function is called with. KEY=VALUE may be repeated.")  # fmt: skip
 @click.option("--scores", metavar="NAME", help="Of somebody else's model: the output, or its index, that holds the logits.")
 @click.option("--trained", is_flag=True, help="Of a function's model: the weights that it comes with are trained.")
 @image_options
@@ -59,7 +64,8 @@ def command(
     weights: Path | None,
     pretrained: bool,
     layout: str | None,
-    arguments: str | None,
+    weights_name: str | None,
+    arguments: tuple[str, ...],
     scores: str | None,
     trained: bool,
     num_classes: int | None,
@@ -88,10 +94,12 @@ def command(
     if no_explain and (layers or input_gradients):
         raise UsageError("--no-explain excludes --layer and --input-gradients")
     reference = parse_reference(model)
-    if reference is None and (arguments is not None or scores is not None):
+    if reference is None and (arguments or scores is not None):
         raise UsageError("--kwargs and --scores go with somebody else's model", hint="timm:NAME, or path/to/file.py:function")
     if trained and (reference is None or reference.is_library or weights is not None):
         raise UsageError("--trained goes with a function's model and its own weights", hint="path/to/file.py:function")
+    if weights_name is not None and (reference is None or reference.source != "torchvision"):
+        raise UsageError("--weights-name goes with torchvision:NAME", hint="timm's weights are named in the model: timm:NAME.TAG")
     if reference is not None and layout is not None:
         raise UsageError(f"{model} has no layouts but its own", hint="leave out --layout")
     target = output or Path(model if reference is None else reference.folder)
@@ -109,9 +117,10 @@ def command(
         if reference is None:
             loaded = load_model(model, layout=layout, on_progress=lambda done, total: advance(to=done, total=total), **source)
             if says_anything(options):
-                loaded = replace(loaded, image=chosen_image(options, loaded.image, "", model))
+                loaded = replace(loaded, image=chosen_image(options, loaded.image, {}, model))
         else:
-            foreign = ForeignChoices(_parse_arguments(arguments), scores, trained, partial(_image_of, options, model))
+            image_of = partial(_image_of, options, model)
+            foreign = ForeignChoices(parse_arguments(arguments), scores, trained, image_of, weights_name)
             loaded = load_foreign(reference, foreign, **source)
     for text in loaded.notes:
         console.note(f"note: {text}")
@@ -123,19 +132,8 @@ def command(
     console.result(manifest.to_text().rstrip() if as_json else summarize(target, manifest))
 
 
-def _image_of(options: ImageOptions, model: str, known: ImageSpec | None, problem: str) -> ImageSpec:
-    return chosen_image(options, known, problem, model)
-
-
-def _parse_arguments(text: str | None) -> dict[str, Any]:
-    """What --kwargs says."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError as error:
-        raise UsageError(f"--kwargs is no JSON: {error}", hint="""such as --kwargs '{"depth": 3}'""") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"--kwargs is {text}, expected a JSON object", hint="""such as --kwargs '{"depth": 3}'""")
-    return found
+def _image_of(options: ImageOptions, model: str, known: ImageSpec | None, problems: Mapping[str, str]) -> ImageSpec:
+    return chosen_image(options, known, problems, model)
 
 
 def _labels(loaded: LoadedModel, path: Path | None, order: str | None) -> Labels | None:

@@ -22,6 +22,8 @@ def command(text: str, as_json: bool) -> None:
 
     TEXT keeps the models whose name or family contains it. The multiply-adds are those of one image at the size shown. top-1 is the
     published accuracy of the default weights on ImageNet-1k, in percent; for segmentation the mean intersection over union (mIoU).
+
+    `deploykit export` also takes timm:NAME, torchvision:NAME, package.module:function and path/to/file.py:function.
     """
     entries = [entry for name, entry in MODELS.items() if text.lower() in name or text.lower() in entry.family]
     if as_json:

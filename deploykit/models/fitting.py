@@ -85,13 +85,17 @@ def without_shared_prefix(tensors: Mapping[str, Tensor], expected: Collection[st
 
 
 def head_classes(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
-    """The number of classes of a checkpoint whose only difference to the model is the width of one layer; None otherwise."""
+    """The number of classes of a checkpoint whose only difference to the model is the width of its heads; None otherwise.
+
+    Heads are several where a model has auxiliary ones, as Inception v3: all have one width in the model, and one in the checkpoint.
+    """
     expected = model.state_dict()
     bare, _ = without_shared_prefix(tensors, expected)
     wrong = [key for key, tensor in expected.items() if key in bare and bare[key].shape != tensor.shape]
-    widths = {bare[key].shape[0] for key in wrong if bare[key].ndim and bare[key].shape[1:] == expected[key].shape[1:]}
-    is_one_layer = len({key.rpartition(".")[0] for key in wrong}) == 1
-    return int(widths.pop()) if is_one_layer and len(widths) == 1 else None
+    if any(not bare[key].ndim or bare[key].shape[1:] != expected[key].shape[1:] for key in wrong):
+        return None
+    changes = {(expected[key].shape[0], bare[key].shape[0]) for key in wrong}
+    return int(changes.pop()[1]) if len(changes) == 1 else None
 
 
 def _check_fit(

@@ -169,6 +169,10 @@ def find_checkpoint_labels(containers: tuple[Mapping[Any, Any], ...], num_classe
         if isinstance(numbered, Mapping) and sorted(map(str, numbered.values())) == sorted(map(str, range(num_classes))):
             names = sorted(numbered, key=lambda name: int(numbered[name]))
             return Labels(tuple(map(str, names)), f"class_to_idx of {file_name}")
+        inverse = container.get("idx_to_class")
+        if isinstance(inverse, Mapping) and sorted(map(str, inverse)) == sorted(map(str, range(num_classes))):
+            # A file that went through JSON has its numbers as text, where '10' stands before '2'.
+            return Labels(tuple(str(inverse[i]) for i in sorted(inverse, key=int)), f"idx_to_class of {file_name}")
         for key in ("classes", "class_names"):
             listed = container.get(key)
             if isinstance(listed, list | tuple) and len(listed) == num_classes and all(isinstance(n, str) for n in listed):

@@ -8,8 +8,9 @@ import difflib
 import importlib
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -26,20 +27,28 @@ class LibraryWeights:
     Args:
         source: in words, such as ``timm resnet50.a1_in1k``.
         image: how their pictures are prepared; None where nobody says. What an image spec cannot hold is replaced by its nearest.
-        problem: what was replaced, in words; empty where nothing was.
+        problems: what was replaced, in words, by what it concerns: ``interpolation`` or ``crop``.
         labels: class names, where the library has them.
     """
 
     source: str
     image: ImageSpec | None
-    problem: str = ""
+    problems: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
 
 
 def build_library_model(
-    reference: Reference, arguments: Mapping[str, Any], *, num_classes: int | None, pretrained: bool
+    reference: Reference,
+    arguments: Mapping[str, Any],
+    *,
+    num_classes: int | None,
+    pretrained: bool,
+    weights_name: str | None = None,
 ) -> nn.Module:
     """A module of timm's or torchvision's, with its published weights or the library's random ones.
+
+    Args:
+        weights_name: which of torchvision's published weights; None for those it thinks best.
 
     Raises:
         MissingExtraError: the library is not installed.
@@ -55,9 +64,12 @@ def build_library_model(
         if reference.source == "timm":
             model = library.create_model(reference.name, pretrained=pretrained, **given)
         else:
-            weights = library.models.get_model_weights(reference.name).DEFAULT if pretrained else None
+            weights = _weights_of(library, reference, weights_name) if pretrained else None
             extra = {} if _is_classifier(library, reference.name) else {"weights_backbone": None}  # else it would be downloaded
-            model = library.models.get_model(reference.name, weights=weights, **extra, **given)
+            with warnings.catch_warnings():
+                # GoogLeNet and Inception v3 warn that their random initialization will change; nobody asked for it here.
+                warnings.filterwarnings("ignore", message="The default weight initialization", category=FutureWarning)
+                model = library.models.get_model(reference.name, weights=weights, **extra, **given)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{reference} cannot be built with {given}: {error}", hint="see --kwargs and --num-classes") from error
     except Exception as error:
@@ -72,10 +84,26 @@ def build_library_model(
     return model
 
 
-def describe_weights(reference: Reference, model: nn.Module) -> LibraryWeights:
-    """What the library says of a model's default weights, whether they are loaded or not."""
+def describe_weights(reference: Reference, model: nn.Module, weights_name: str | None = None) -> LibraryWeights:
+    """What the library says of a model's weights, whether they are loaded or not: its default ones, or those that are named."""
     library = _import(reference.source)
-    return _of_timm(library, reference, model) if reference.source == "timm" else _of_torchvision(library, reference)
+    if reference.source == "timm":
+        return _of_timm(library, reference, model)
+    return _of_torchvision(reference, _weights_of(library, reference, weights_name))
+
+
+def _weights_of(torchvision: Any, reference: Reference, name: str | None) -> Any:
+    """An entry of torchvision's weights enum.
+
+    Raises:
+        UsageError: the enum has no such entry.
+    """
+    known = torchvision.models.get_model_weights(reference.name)
+    if name is None:
+        return known.DEFAULT
+    if name != "DEFAULT" and name not in known.__members__:
+        raise UsageError(f"{reference} has no weights {name!r}", hint=f"it has {', '.join(weights.name for weights in known)}")
+    return known[name]
 
 
 def _of_timm(timm: Any, reference: Reference, model: Any) -> LibraryWeights:
@@ -85,34 +113,33 @@ def _of_timm(timm: Any, reference: Reference, model: Any) -> LibraryWeights:
     channels, height, width = config["input_size"]
     if channels != 3:
         raise UsageError(f"{reference} takes {channels} channels, expected 3")
-    interpolation, problem = _interpolation(config["interpolation"])
+    interpolation, problems = _interpolation(config["interpolation"])
     crop_mode, part = config.get("crop_mode") or "center", config["crop_pct"]
     # timm's evaluation resizes the shorter side to floor(size / crop_pct) and crops the centre; "squash" keeps no aspect ratio.
     resize, rule = (None, "exact") if crop_mode == "squash" else (math.floor(max(height, width) / part), "shorter")
     if crop_mode == "border" or (crop_mode == "squash" and part != 1):
-        problem = problem or f"crop by {crop_mode!r}, with {part} of the picture"
+        problems["crop"] = f"crop by {crop_mode!r}, with {part} of the picture"
     mean, std = (tuple(float(v) for v in config[name]) for name in ("mean", "std"))
     image = ImageSpec(height, width, resize, rule, interpolation, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
-    return LibraryWeights(source, image, problem)
+    return LibraryWeights(source, image, problems)
 
 
-def _of_torchvision(torchvision: Any, reference: Reference) -> LibraryWeights:
-    weights = torchvision.models.get_model_weights(reference.name).DEFAULT
+def _of_torchvision(reference: Reference, weights: Any) -> LibraryWeights:
     transforms = weights.transforms()
     source = f"torchvision {type(weights).__name__}.{weights.name}"
     labels = tuple(weights.meta["categories"]) if "categories" in weights.meta else None
     if not hasattr(transforms, "mean"):
         raise UsageError(f"{reference} is no classifier or segmentation net: its pictures go in as {type(transforms).__name__}")
-    interpolation, problem = _interpolation(transforms.interpolation.value)
+    interpolation, problems = _interpolation(transforms.interpolation.value)
     resize = _only(transforms.resize_size)
     crop = _only(getattr(transforms, "crop_size", transforms.resize_size))
     mean, std = tuple(transforms.mean), tuple(transforms.std)
-    return LibraryWeights(source, ImageSpec(crop, crop, resize, "shorter", interpolation, mean, std), problem, labels)
+    return LibraryWeights(source, ImageSpec(crop, crop, resize, "shorter", interpolation, mean, std), problems, labels)
 
 
-def _interpolation(name: str) -> tuple[str, str]:
+def _interpolation(name: str) -> tuple[str, dict[str, str]]:
     """What deploykit resizes with instead, and what is to be said of it."""
-    return (name, "") if name in INTERPOLATIONS else ("bicubic", f"resize with {name}")
+    return (name, {}) if name in INTERPOLATIONS else ("bicubic", {"interpolation": f"resize with {name}"})
 
 
 def _only(sizes: int | Sequence[int]) -> int:

@@ -35,13 +35,15 @@ class ForeignChoices:
         arguments: for the function that makes it.
         scores: which of its outputs are the logits.
         trained: whether the weights that a function's model comes with are trained.
-        image: from the library's image spec, None where it has none, to the one that the user wants.
+        image: from the library's image spec, None where it has none, and what of it had to be replaced, to the one the user wants.
+        weights_name: which of torchvision's published weights; None for its default.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     scores: str | None = None
     trained: bool = False
-    image: Callable[[ImageSpec | None, str], ImageSpec] = lambda known, _: known or _DEFAULT_IMAGE
+    image: Callable[[ImageSpec | None, Mapping[str, str]], ImageSpec] = lambda known, _: known or _DEFAULT_IMAGE
+    weights_name: str | None = None
 
 
 def load_foreign(
@@ -73,8 +75,10 @@ def load_foreign(
         model, record, notes, names = _with_weights(
             reference, choices, num_classes, weights_file, pretrained, seed, allow_types, unsafe_pickle
         )
-    library = describe_weights(reference, model) if reference.is_library else LibraryWeights("", None)
-    image = choices.image(library.image, library.problem)
+    library = describe_weights(reference, model, choices.weights_name) if reference.is_library else LibraryWeights("", None)
+    image = choices.image(library.image, library.problems)
+    if weights_file is not None and reference.is_library:
+        notes += _assumptions(model, library, image, choices.arguments)
     reduced = choose_output(model.eval(), torch.zeros(2, 3, image.height, image.width), choices.scores, str(reference))
     if not record.sha256:
         initialize_statistics(model, image.height, image.width, seed)
@@ -84,7 +88,7 @@ def load_foreign(
         names = _library_labels(reference, library, classes, pretrained=pretrained)
     entry = ModelEntry(
         name=reference.name,
-        family=str(reference),
+        family=_describe_call(reference, choices.arguments),
         paper="",
         paper_url="",
         build=lambda *_: reduced,
@@ -115,26 +119,33 @@ def _with_weights(
 
     def build(classes: int | None) -> nn.Module:
         if reference.is_library:
-            return build_library_model(reference, choices.arguments, num_classes=classes, pretrained=pretrained)
+            return build_library_model(
+                reference, choices.arguments, num_classes=classes, pretrained=pretrained, weights_name=choices.weights_name
+            )
         if classes is not None and "num_classes" not in choices.arguments:
             return call_factory(find_factory(reference), {**choices.arguments, "num_classes": classes}, reference)
         return call_factory(find_factory(reference), choices.arguments, reference)
 
     if weights_file is None:
         model = build(num_classes)
+        stored, digest = _stored(model), _digest(model)
+        model.float()  # what graphs compute in; `deploykit convert` makes FP16 from that
         if pretrained:
-            source = describe_weights(reference, model).source
-            return model, WeightsRecord(source, _digest(model), True, _stored(model), "own"), [], None
+            source = describe_weights(reference, model, choices.weights_name).source
+            return model, WeightsRecord(source, digest, True, stored, "own"), [], None
         if reference.is_library:
-            return model, WeightsRecord(f"random (seed {seed})", "", False, _stored(model), "own"), [], None
+            return model, WeightsRecord(f"random (seed {seed})", "", False, stored, "own"), [], None
         note = f"{reference} keeps the weights it comes with; if they are trained, say so with --trained"
-        record = WeightsRecord("its own", _digest(model), choices.trained, _stored(model), "own")
-        return model, record, [] if choices.trained else [note], None
+        notes = [] if choices.trained else [note]
+        if stored != "float32":
+            notes.append(f"the weights of {reference} are {stored} and used as float32")
+        return model, WeightsRecord("its own", digest, choices.trained, stored, "own"), notes, None
     path = Path(weights_file)
     checkpoint = read_checkpoint(path, allow_types=allow_types, unsafe_pickle=unsafe_pickle)
-    model = build(num_classes)
+    # In float32 before the tensors come: a module in half precision would round them.
+    model = build(num_classes).float()
     if num_classes is None and (found := head_classes(model, checkpoint.tensors)) is not None:
-        model = build(found)
+        model = build(found).float()
     notes = [*checkpoint.notes, *fit_weights(model, checkpoint.tensors, where=path.name, model_name=str(reference))]
     record = WeightsRecord(path.name, checkpoint.sha256, True, checkpoint.stored_dtype, "own")
     return model, record, notes, _stored_labels(checkpoint.containers, path.name)
@@ -143,7 +154,7 @@ def _with_weights(
 def _stored_labels(containers: tuple[Mapping[Any, Any], ...], file_name: str) -> Labels | None:
     """The class names in a checkpoint, however many; they are held against the logits later."""
     for container in containers:
-        for key in ("class_to_idx", "classes", "class_names"):
+        for key in ("class_to_idx", "idx_to_class", "classes", "class_names"):
             if key in container and hasattr(container[key], "__len__"):
                 found = find_checkpoint_labels(containers, len(container[key]), file_name)
                 if found is not None:
@@ -174,6 +185,26 @@ def _count_classes(model: nn.Module, image: ImageSpec) -> int:
             hint="name the output that holds the logits with --scores NAME",
         )
     return int(logits.shape[1])
+
+
+def _describe_call(reference: Reference, arguments: Mapping[str, Any]) -> str:
+    """The reference, and the arguments where there are any: ``net.py:make(depth=3)``."""
+    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"{reference}({given})" if given else str(reference)
+
+
+def _assumptions(model: nn.Module, library: LibraryWeights, image: ImageSpec, arguments: Mapping[str, Any]) -> list[str]:
+    """What to say of a user's checkpoint for a library's model, whose own training nobody describes."""
+    notes = []
+    if image == library.image:
+        notes.append(f"its pictures are assumed to be prepared as those of {library.source}; the options of pictures say otherwise")
+    # torchvision sets it for its published GoogLeNet and Inception v3 alone; with the other, every answer is a little wrong.
+    if getattr(model, "transform_input", None) is False and "transform_input" not in arguments:
+        notes.append(
+            "torchvision's published weights, and those fine-tuned from them, need --kwargs transform_input=true; "
+            "false is assumed, as for training from the start"
+        )
+    return notes
 
 
 def _digest(model: nn.Module) -> str:
