@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def deploykit_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
         return subprocess.CompletedProcess(list(arguments), code, out, err)
 
     return call
+
+
+@pytest.fixture
+def idle_process() -> None:
+    """Wait until no thread of this process works: those of sessions that earlier tests left spin on for a while.
+
+    CPU time is that of the whole process, so a test that judges it begins here.
+    """
+    for _ in range(200):
+        start = time.process_time()
+        time.sleep(0.05)
+        if time.process_time() - start < 0.002:
+            return
+    pytest.fail("a thread of this process has been busy for ten seconds: some test leaves it running")
 
 
 @pytest.fixture(scope="session")

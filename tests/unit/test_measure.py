@@ -11,6 +11,8 @@ from benchmarks.measure import Burst, Measurement, in_process, measure_sides, ru
 from benchmarks.report import Aim, describe_machine, format_table, write_results
 from benchmarks.worker import SideAbsent, Worker
 
+pytestmark = pytest.mark.usefixtures("idle_process")
+
 
 def spin(milliseconds: float) -> None:
     """Keep a core busy, by the clock of this process's CPU time, which other processes do not advance."""
