@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.calibration_sides import PERCENTILE, SIDES, Job
-from benchmarks.measure import Burst, Measurement, measure_sides
 from benchmarks.report import RESULTS, Aim, Section, describe_machine, format_table, say, sides_table, write_results
 from benchmarks.sides import bundle_path, prepare_network
 from benchmarks.worker import Worker
+from deploykit.benchmark.rounds import Measurement, measure_sides
+from deploykit.benchmark.timing import Burst
 from deploykit.bundle import Bundle
 from deploykit.parity import sample_pictures
 

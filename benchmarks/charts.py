@@ -12,9 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.report import RESULTS
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-"""Told apart with every kind of colour blindness: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/."""
+from deploykit.palette import GRID, LINES
 
 
 def draw_runtime(result: Mapping[str, Any]) -> bytes:
@@ -47,7 +45,7 @@ def draw_bars(titles: Sequence[str], values: Mapping[str, Sequence[float | None]
     height = 0.8 / len(values)
     for place, (side, found) in enumerate(values.items()):
         rows = [row + (place - (len(values) - 1) / 2) * height for row in range(len(titles))]
-        axes.barh(rows, [value or 0 for value in found], height=height * 0.92, color=COLOURS[place], label=side, linewidth=0)
+        axes.barh(rows, [value or 0 for value in found], height=height * 0.92, color=LINES[place], label=side, linewidth=0)
         for row, value in zip(rows, found, strict=True):
             text = "absent" if value is None else f"{value:.2f}"
             axes.annotate(text, (value or 0, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
@@ -56,7 +54,7 @@ def draw_bars(titles: Sequence[str], values: Mapping[str, Sequence[float | None]
     axes.set_yticks(range(len(titles)), titles)
     axes.set_ylim(len(titles) - 0.4, -0.6)
     axes.set_xlabel(label)
-    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right", fontsize=9)

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Burst, Measurement, Side, measure_sides
 from benchmarks.report import Aim, Section, say, sides_table
 from benchmarks.sides import bundle_path, weights_path
+from deploykit.benchmark.rounds import Measurement, measure_sides
+from deploykit.benchmark.timing import Burst, Side
 from deploykit.bundle import Bundle
 
 _STATUS = Path("/proc/self/status")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.explain_sides import EARLIER, LAST, bundle_path, make_explainer, make_peer, make_session, prepare_explanations
-from benchmarks.measure import Measurement, measure_sides
 from benchmarks.report import RESULTS, Aim, describe_machine, format_table, say, sides_table, write_results
 from benchmarks.sides import BATCHES
 from benchmarks.worker import Worker
+from deploykit.benchmark.rounds import Measurement, measure_sides
 from deploykit.bundle import Bundle
 from deploykit.graph.explain import make_explain_graph
 from deploykit.graph.files import read_graph

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Measurement, measure_sides
 from benchmarks.report import Aim, Section, say, sides_table
 from benchmarks.sides import BATCHES, Calls, make_deploykit, make_openvino, make_torch
 from benchmarks.worker import Worker
+from deploykit.benchmark.rounds import Measurement, measure_sides
 
 DEPLOYKIT = "deploykit"
 SIDES: Mapping[str, tuple[Callable[..., Calls], tuple[object, ...]]] = {

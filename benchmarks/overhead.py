@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measure import Measurement, in_process, measure_sides
 from benchmarks.report import Aim, Section, format_table, remarks, say
 from benchmarks.sides import bundle_path
+from deploykit.benchmark.rounds import Measurement, measure_sides
+from deploykit.benchmark.timing import in_process
 from deploykit.parity import sample_pictures
 from deploykit.runtime import Classifier
 

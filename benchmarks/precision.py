@@ -16,10 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Measurement, measure_sides
 from benchmarks.precision_sides import BATCHES, Calls, describe_facts, make_deploykit, make_openvino, prepare_precisions
 from benchmarks.report import RESULTS, Aim, describe_machine, format_table, say, sides_table, write_results
 from benchmarks.worker import Worker
+from deploykit.benchmark.rounds import Measurement, measure_sides
 
 FASTER = {
     "resnet50": 3.0, "densenet121": 1.8, "efficientnet_b0": 1.4, "efficientnet_lite0": 1.4, "xception": 3.0, "mobilenet_v2": 1.4,

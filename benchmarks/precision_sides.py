@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from benchmarks.measure import Call
 from benchmarks.worker import SideAbsent
+from deploykit.benchmark.timing import Call
 
 BATCHES = (1, 8)
 PRETRAINED = frozenset({"efficientnet_lite0"})

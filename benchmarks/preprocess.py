@@ -4,7 +4,7 @@
 
 The photo is scikit-learn's china.jpg, scaled to 1224 x 817 with grain added, saved as JPEG at quality 90 with 4:2:0 chroma.
 Each way starts from the file's bytes and ends with the uint8 [224, 224, 3] pixels of the same spec. One thread, CPU time of this
-process, which other processes disturb least; rounds are interleaved (`benchmarks.measure`).
+process, which other processes disturb least; rounds are interleaved (`deploykit.benchmark.rounds`).
 """
 
 import argparse
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from torchvision import transforms
 
-from benchmarks.measure import in_process, measure_sides, summarize
 from benchmarks.report import RESULTS, describe_machine, write_results
+from deploykit.benchmark.rounds import measure_sides
+from deploykit.benchmark.timing import in_process, summarize
 from deploykit.image import decode, load_pixels, normalize, resize_and_crop
 from deploykit.spec import ImageSpec
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Measurement, summarize
 from deploykit.benchmark import machine
+from deploykit.benchmark.rounds import Measurement
+from deploykit.benchmark.timing import summarize
 
 RESULTS = Path(__file__).parent / "results"
 

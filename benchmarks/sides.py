@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measure import Call
 from benchmarks.worker import SideAbsent
+from deploykit.benchmark.timing import Call
 from deploykit.bundle import Bundle
 from deploykit.image import normalize
 from deploykit.parity import sample_pictures

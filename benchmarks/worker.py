@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.measure import Call, Side, run_burst
+from deploykit.benchmark.timing import Call, Side, run_burst
 
 
 class SideAbsent(Exception):  # noqa: N818 - no failure: a side that this machine cannot have, with the reason

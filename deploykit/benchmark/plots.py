@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 
 from deploykit.benchmark.machine import one_line
 from deploykit.benchmark.report import CaseResult, Report
+from deploykit.palette import BLUE, GREEN, GREY, GRID, VERMILLION
 
-_COLOURS = {"fp32": "#0072B2", "fp16": "#009E73", "int8": "#D55E00"}
-"""Told apart with every kind of colour blindness: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/."""
-_OTHER = "#555555"
+_COLOURS = {"fp32": BLUE, "fp16": GREEN, "int8": VERMILLION}
 _MARKERS = {"predict": "o", "explain": "s"}
 _STYLES = {"predict": "-", "explain": "--"}
 _TAIL = ("p90", "p95", "p99")
@@ -33,7 +32,7 @@ def draw_report(report: Report, file_format: str) -> bytes:
     _draw_trade(right, results)
     unstable = sorted({result.verdict.partition(":")[0] for result in results} - {"stable"})
     note = one_line(report.machine) + (f". Read with care: {', '.join(unstable)}." if unstable else "")
-    figure.text(0.01, -0.03, note, fontsize=8, color="#707070", va="top")
+    figure.text(0.01, -0.03, note, fontsize=8, color=GREY, va="top")
     data = io.BytesIO()
     figure.savefig(data, format=file_format, bbox_inches="tight")
     return data.getvalue()
@@ -42,7 +41,7 @@ def draw_report(report: Report, file_format: str) -> bytes:
 def _draw_latencies(axes: Axes, results: Sequence[CaseResult]) -> None:
     """A bar to the median of each case; a line on to the last percentile that its samples give; a tick at the least."""
     for place, result in enumerate(results):
-        latency, colour = result.latency_ms, _COLOURS.get(result.case.precision, _OTHER)
+        latency, colour = result.latency_ms, _COLOURS.get(result.case.precision, GREY)
         faded = 0.9 if result.case.graph == "predict" else 0.5
         axes.barh(place, latency["median"], height=0.62, color=colour, alpha=faded, linewidth=0)
         tails = _tails(result)
@@ -73,7 +72,7 @@ def _draw_trade(axes: Axes, results: Sequence[CaseResult]) -> None:
             y,
             _STYLES.get(graph, ":"),
             marker=_MARKERS.get(graph, "^"),
-            color=_COLOURS.get(precision, _OTHER),
+            color=_COLOURS.get(precision, GREY),
             markersize=6,
             label=f"{graph} {precision}" + (" (callers)" if sweep == "callers" else ""),
         )
@@ -108,6 +107,6 @@ def _name(result: CaseResult) -> str:
 
 
 def _clean(axes: Axes, grid: str) -> None:
-    axes.grid(axis="x" if grid == "x" else "both", color="#e4e4e4", linewidth=0.8)
+    axes.grid(axis="x" if grid == "x" else "both", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -109,7 +109,7 @@ def _what(difference: Difference) -> str:
 
 def _but_precision(result: CaseResult) -> tuple[Any, ...]:
     case = result.case
-    return case.graph, case.batch, case.threads, case.concurrency, case.backend.partition(" (")[0]
+    return case.graph, case.batch, case.threads, case.concurrency, case.backend
 
 
 def _headline(report: Report) -> str:
@@ -134,9 +134,18 @@ def _table(report: Report) -> str:
 def _cells(report: Report) -> tuple[list[str], list[list[str]]]:
     spans = sorted({name for result in report.results for name in result.spans_ms})
     joules = any(result.images_per_joule is not None for result in report.results)
-    header = ["case", *(("p50" if name == "median" else name) for name in STATISTICS), "n", "img/s"]
+    backends = {result.case.backend for result in report.results if result.case.graph != "preprocess"}
+    header = [
+        "case",
+        *(["backend"] if len(backends) > 1 else []),
+        *(("p50" if name == "median" else name) for name in STATISTICS),
+        "n",
+        "img/s",
+    ]
     header += [*(f"{name} p50" for name in spans), *(["img/J"] if joules else []), "verdict"]
     rows = [_row(result, spans, joules=joules) for result in report.results]
+    if len(backends) > 1:
+        rows = [[row[0], result.case.backend, *row[1:]] for row, result in zip(rows, report.results, strict=True)]
     return header, rows
 
 

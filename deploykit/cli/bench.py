@@ -1,8 +1,8 @@
 """``deploykit bench``: how long do answers and explanations take, and is it faster than before?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,19 +13,19 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.bench_cases import GRAPHS, LIKES, Wanted, run_benchmark
 from deploykit.cli.options import warn_if_untrained
+from deploykit.cli.output_files import check_plot, plot_format, plot_option, write_file
 from deploykit.errors import MeasurementError, UsageError
+from deploykit.runtime.ort import PROVIDERS
 from deploykit.spec import Precision
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-PLOTS = ("png", "svg", "pdf")
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """Whole numbers from 1 on, separated by commas."""
+    """Whole numbers from ``least`` on, separated by commas."""
 
     name = "numbers"
+
+    def __init__(self, least: int = 1) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """``1,4,8`` to (1, 4, 8)."""
@@ -35,8 +35,8 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click
             numbers = tuple(dict.fromkeys(int(part) for part in str(value).split(",")))
         except ValueError:
             self.fail(f"{value!r} is no list of whole numbers such as 1,4,8", param, ctx)
-        if min(numbers) < 1:
-            self.fail(f"{value!r} holds {min(numbers)}, expected 1 or more", param, ctx)
+        if min(numbers) < self._least:
+            self.fail(f"{value!r} holds {min(numbers)}, expected {self._least} or more", param, ctx)
         return numbers
 
 
@@ -45,7 +45,7 @@ class _Several(click.ParamType):  # type: ignore[type-arg]
 
     name = "names"
 
-    def __init__(self, allowed: "Sequence[str]") -> None:
+    def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = tuple(allowed)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
@@ -66,15 +66,16 @@ def _output(*flags: str, text: str) -> Callable[[Any], Any]:
 @click.option("--precision", "precisions", type=_Several([str(p) for p in Precision]), help="[default: what the bundle has]")
 @click.option("--batch", "batches", type=_Numbers(), default="1,8", show_default=True, help="Images of a call.")
 @click.option("--concurrency", "concurrencies", type=_Numbers(), default="1", show_default=True, help="Callers at once.")
-@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's: cpu, cuda, tensorrt, openvino, ...")
-@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="CPU threads per run; 0 takes all.")
+@click.option("--provider", "providers", type=_Several(tuple(PROVIDERS)), default="cpu", show_default=True,
+              help=f"ONNX Runtime's, one or several of {', '.join(PROVIDERS)}.")  # fmt: skip
+@click.option("--threads", type=_Numbers(0), default="0", show_default=True, help="CPU threads per run; 0 takes all.")
 @click.option("--like", type=click.Choice(list(LIKES)), default="deploykit", show_default=True,
               help="Measure what that tool measures, so that figures can be held against each other.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Per case. [default: 3]")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=3, show_default=True, help="Per case.")
 @_output("--json", "json_file", text="Write every sample and its circumstances.")
 @_output("--csv", "csv_file", text="Write a line per case.")
 @_output("--markdown", "markdown_file", text="Write the table as Markdown.")
-@_output("--plot", "plot_file", text="Draw the latencies and the throughput: .png, .svg or .pdf.")
+@plot_option("Draw the latencies and the throughput")
 @click.option("--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
               help="Measure nothing; say how B differs from A, and whether that is more than noise.")  # fmt: skip
 @click.option(
@@ -86,14 +87,14 @@ def command(
     precisions: tuple[str, ...] | None,
     batches: tuple[int, ...],
     concurrencies: tuple[int, ...],
-    provider: str,
-    threads: int,
+    providers: tuple[str, ...],
+    threads: tuple[int, ...],
     like: str,
-    seconds: float | None,
+    seconds: float,
     json_file: Path | None,
     csv_file: Path | None,
     markdown_file: Path | None,
-    plot_file: Path | None,
+    plot: Path | None,
     compare: tuple[Path, Path] | None,
     fail_above: float | None,
 ) -> None:
@@ -109,8 +110,7 @@ def command(
         raise UsageError("a BUNDLE to measure, or --compare A.json B.json, is needed")
     if fail_above is not None:
         raise UsageError("--fail-above goes with --compare")
-    if plot_file is not None and plot_file.suffix.lstrip(".").lower() not in PLOTS:
-        raise UsageError(f"--plot is {plot_file}, expected a file ending in .{', .'.join(PLOTS)}")
+    check_plot(plot)
     opened = Bundle.open(bundle)
     warn_if_untrained(opened)
     wanted = Wanted(
@@ -118,41 +118,32 @@ def command(
         tuple(Precision(p) for p in precisions or opened.precisions),
         batches,
         concurrencies,
-        provider,
+        providers,
         threads,
         like,
-        LIKES[like].seconds if seconds is None else seconds,
+        seconds,
     )
     with console.progress(f"measuring {wanted.cases} cases", wanted.cases * (wanted.rounds + 1)) as advance:
         report = run_benchmark(opened, wanted, advance)
     console.result(as_text(report))
-    _write(report, json_file, csv_file, markdown_file, plot_file)
+    _write(report, json_file, csv_file, markdown_file, plot)
 
 
 def _graphs_of(bundle: Bundle) -> tuple[str, ...]:
     return tuple(graph for graph in GRAPHS if f"{bundle.precisions[0]}/{graph}.onnx" in bundle.manifest.files)
 
 
-def _write(
-    report: Report, json_file: Path | None, csv_file: Path | None, markdown_file: Path | None, plot_file: Path | None
-) -> None:
-    texts = ((json_file, report.to_text), (csv_file, lambda: as_csv(report)), (markdown_file, lambda: as_markdown(report)))
-    for path, render in texts:
-        if path is not None:
-            _put(path, render().encode())
-    if plot_file is not None:
+def _write(report: Report, json_file: Path | None, csv_file: Path | None, markdown_file: Path | None, plot: Path | None) -> None:
+    files = [(json_file, report.to_text), (csv_file, lambda: as_csv(report)), (markdown_file, lambda: as_markdown(report))]
+    found = [(path, render().encode()) for path, render in files if path is not None]
+    if plot is not None:
         # Imported here because it needs matplotlib, which is an extra of its own.
         from deploykit.benchmark.plots import draw_report
 
-        _put(plot_file, draw_report(report, plot_file.suffix.lstrip(".").lower()))
-
-
-def _put(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise MeasurementError(f"{path} cannot be written: {error}") from error
-    console.note(f"wrote {path}")
+        found.append((plot, draw_report(report, plot_format(plot))))
+    for path, data in found:
+        write_file(path, data, hint="choose another place")
+        console.note(f"wrote {path}")
 
 
 def _compare(paths: tuple[Path, Path], fail_above: float | None, *, is_alone: bool) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +23,7 @@ from deploykit.bundle import Bundle
 from deploykit.errors import UsageError
 from deploykit.image import load_pixels
 from deploykit.parity import sample_pictures
-from deploykit.runtime.classifier import graph_file, image_feed, open_predict
+from deploykit.runtime.classifier import graph_file, image_feed
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session
 from deploykit.spec import Precision
@@ -40,24 +42,23 @@ class Like:
     """A way to measure, named after the tool whose figures it can be held against.
 
     Args:
-        includes: what stands between the two looks at the clock.
         warm_up_ms: at least; it also goes on until two bursts in a row agree.
-        seconds: per case, unless told otherwise.
         callers: whether several callers are allowed.
+        devices: whether ONNX Runtime's providers for devices can be measured in this way.
     """
 
-    includes: str
-    warm_up_ms: float
-    seconds: float
+    warm_up_ms: float = 0
     callers: bool = True
+    devices: bool = True
 
 
-# trtexec's defaults: --warmUp=200 --duration=3, one stream, one inference in flight. On a CPU nothing is copied to a device, no
-# graph is captured and nobody waits for one, so there the two versions of trtexec measure the same.
+# trtexec's defaults: --warmUp=200, one stream, one inference in flight. 10 times the copies and the run, as a session on a device
+# does; 11 leaves the copies out and replays a CUDA graph, which ONNX Runtime's providers are not asked to do here. On a CPU nothing
+# is copied and no graph is captured, so there both are the run alone.
 LIKES: Mapping[str, Like] = {
-    "deploykit": Like("checks of the arrays, copies, the run, results in host memory; no decoding", 0, 3),
-    "trtexec10": Like("copies and the run, one call in flight, no CUDA graph, no spin-wait; no decoding", 200, 3, callers=False),
-    "trtexec11": Like("the run without copies, one call in flight, CUDA graph, spin-wait; no decoding", 200, 3, callers=False),
+    "deploykit": Like(),
+    "trtexec10": Like(200, callers=False),
+    "trtexec11": Like(200, callers=False, devices=False),
 }
 
 
@@ -67,7 +68,7 @@ class Wanted:
 
     Args:
         graphs: of `GRAPHS`. precisions: of the bundle's. batches: images of a call. concurrencies: callers at once.
-        provider: ONNX Runtime's. threads: of one run; 0 for every core.
+        providers: ONNX Runtime's. threads: of one run; 0 for every core.
         like: a key of `LIKES`. seconds: per case.
     """
 
@@ -75,24 +76,37 @@ class Wanted:
     precisions: tuple[Precision, ...]
     batches: tuple[int, ...]
     concurrencies: tuple[int, ...]
-    provider: str
-    threads: int
+    providers: tuple[str, ...]
+    threads: tuple[int, ...]
     like: str
     seconds: float
 
     def __post_init__(self) -> None:
-        if not LIKES[self.like].callers and self.concurrencies != (1,):
+        like = LIKES[self.like]
+        if not like.callers and self.concurrencies != (1,):
             raise UsageError(f"--like {self.like} has one call in flight, and --concurrency asks for {max(self.concurrencies)}")
+        if not like.devices and self.providers != ("cpu",):
+            raise UsageError(
+                f"--like {self.like} leaves copies out and replays a CUDA graph, and {', '.join(self.providers)} does neither here",
+                hint="--like trtexec10 counts copies; or measure with --provider cpu",
+            )
 
     @property
     def cases(self) -> int:
         """How many there are, preprocessing included."""
-        return 1 + len(self.graphs) * len(self.precisions) * len(self.batches) * len(self.concurrencies)
+        axes = (self.graphs, self.precisions, self.batches, self.concurrencies, self.providers, self.threads)
+        return 1 + math.prod(map(len, axes))
 
     @property
     def rounds(self) -> int:
         """Of about 0.3 s each, and at least ten, so that a difference can be told from noise."""
         return max(10, round(self.seconds / 0.3))
+
+    @property
+    def includes(self) -> str:
+        """What stands between the two looks at the clock, in words."""
+        copies = "" if self.providers == ("cpu",) else "copies to and from the device, "
+        return f"checks of the arrays, {copies}the run, results in host memory; no decoding"
 
 
 def run_benchmark(bundle: Bundle, wanted: Wanted, on_step: Callable[[], object]) -> Report:
@@ -107,7 +121,8 @@ def run_benchmark(bundle: Bundle, wanted: Wanted, on_step: Callable[[], object])
     like = LIKES[wanted.like]
     with open_nvml() as nvml, _open_sides(bundle, wanted) as sides:
         before = [gpu.to_json() for gpu in read_gpus(nvml)]
-        meter = gpu_meter(nvml) if wanted.provider in ("cuda", "tensorrt") else processor_meter()
+        # One counter for all cases: a figure of the processor beside one of the GPU would invite to compare them.
+        meter = gpu_meter(nvml) if before else processor_meter()
         metered = {case: Metered(side, case.batch, meter) for case, side in sides.items()}
         measured = measure_sides(
             {case.title: side for case, side in metered.items()},
@@ -131,7 +146,7 @@ def run_benchmark(bundle: Bundle, wanted: Wanted, on_step: Callable[[], object])
             )
             for case in metered
         )
-    method = {"like": wanted.like, "includes": like.includes, "seconds": wanted.seconds, "rounds": wanted.rounds}
+    method = {"like": wanted.like, "includes": wanted.includes, "seconds": wanted.seconds, "rounds": wanted.rounds}
     method |= {"settle_ms": SETTLE_MS, "warm_up_ms": like.warm_up_ms, "clock": "perf_counter"}
     return Report(_subject(bundle), machine, method, results)
 
@@ -141,23 +156,17 @@ def _open_sides(bundle: Bundle, wanted: Wanted) -> Iterator[dict[Case, Side]]:
     """A side for each case; cases of one graph and precision share a session."""
     sides: dict[Case, Side] = {Case("preprocess", "pillow", ""): _preprocess(bundle)}
     with contextlib.ExitStack() as stack:
-        for graph in wanted.graphs:
-            for precision in wanted.precisions:
-                session = stack.enter_context(_open(bundle, graph, precision, wanted))
-                for batch in wanted.batches:
-                    call = partial(_call, session, _feeds(bundle, graph, batch), _outputs(graph))
-                    for callers in wanted.concurrencies:
-                        case = Case(graph, session.backend, str(precision), batch, wanted.threads, callers)
-                        sides[case] = partial(_burst, call, callers)
+        sessions = itertools.product(wanted.graphs, wanted.precisions, wanted.providers, wanted.threads)
+        for graph, precision, provider, threads in sessions:
+            session = stack.enter_context(_open(bundle, graph, precision, provider, threads))
+            for batch, callers in itertools.product(wanted.batches, wanted.concurrencies):
+                call = partial(_call, session, _feeds(bundle, graph, batch), _outputs(graph))
+                sides[Case(graph, session.backend, str(precision), batch, threads, callers)] = partial(_burst, call, callers)
         yield sides
 
 
-def _open(bundle: Bundle, graph: str, precision: Precision, wanted: Wanted) -> OrtSession:
-    if graph == "predict":
-        return open_predict(bundle, precision, provider=wanted.provider, threads=wanted.threads)
-    return OrtSession(
-        graph_file(bundle, precision, graph, provider=wanted.provider), provider=wanted.provider, threads=wanted.threads
-    )
+def _open(bundle: Bundle, graph: str, precision: Precision, provider: str, threads: int) -> OrtSession:
+    return OrtSession(graph_file(bundle, precision, graph, provider=provider), provider=provider, threads=threads)
 
 
 def _feeds(bundle: Bundle, graph: str, batch: int) -> dict[str, Any]:

@@ -9,12 +9,10 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deploykit.palette import GREY, GRID, LINES
 from deploykit.runtime.cam_quality import area_under
 
 Doubles = npt.NDArray[np.float64]
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart with every kind of colour blindness: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/."""
 
 _STYLES = ("-", "--", "-.")
 """In turn, so that a grey print tells them apart. Later curves are thinner: of two on each other both show."""
@@ -53,7 +51,7 @@ def draw_curves(sides: Sequence[Curves], title: str, file_format: str) -> bytes:
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, name, is_deletion in ((left, "deletion: lower is better", True), (right, "insertion: higher is better", False)):
         axes.set(title=name, xlabel=f"part of the pixels {'deleted' if is_deletion else 'inserted'}", xlim=(0, 1))
-        axes.grid(color="#e4e4e4", linewidth=0.8)
+        axes.grid(color=GRID, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         _draw_panel(axes, sides, is_deletion=is_deletion)
         axes.legend(title="area under the curve", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False)
@@ -71,10 +69,10 @@ def _draw_panel(axes: Axes, sides: Sequence[Curves], *, is_deletion: bool) -> No
     ranked = sorted(curves, key=lambda pair: area_under(pair[0]), reverse=not is_deletion)
     for place, (curve, side) in enumerate(ranked):
         if side.is_baseline:
-            colour, width, style = "#707070", 1.5, _BASELINE_STYLES[baselines.index(side) % len(_BASELINE_STYLES)]
+            colour, width, style = GREY, 1.5, _BASELINE_STYLES[baselines.index(side) % len(_BASELINE_STYLES)]
         else:
             index = methods.index(side)
-            colour, width = _COLOURS[index % len(_COLOURS)], 3.2 - 1.6 * place / len(ranked)
+            colour, width = LINES[index % len(LINES)], 3.2 - 1.6 * place / len(ranked)
             style = _STYLES[index % len(_STYLES)]
         part = np.linspace(0, 1, len(curve))
         axes.plot(part, curve, color=colour, linestyle=style, linewidth=width, label=f"{area_under(curve):.3f}  {side.label}")

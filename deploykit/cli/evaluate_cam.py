@@ -1,6 +1,5 @@
 """``deploykit evaluate-cam``: which method and layer explain a network best, measured on the user's own pictures, without torch."""
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,16 +12,15 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.cam_boxes import read_boxes
 from deploykit.cli.cam_sides import Measurement, Picture, Ranked, Side, choose_sides, rank_sides
-from deploykit.cli.explain_files import OutputFolder
 from deploykit.cli.options import backend_options, bundle_argument, warn_if_untrained
-from deploykit.errors import DeploykitError, ImageError, MissingExtraError, UsageError
+from deploykit.cli.output_files import check_plot, plot_format, plot_option, write_file
+from deploykit.errors import ImageError, UsageError
 from deploykit.image import CropBox, find_images
 from deploykit.runtime.cam_quality import Mean
 from deploykit.runtime.classifier import Classifier
 from deploykit.runtime.explain_graphs import ALL_METHODS
 from deploykit.runtime.explainer import Explainer
 
-_PLOT_FORMATS = (".png", ".svg", ".pdf")
 _COLUMNS = {
     "difference": "ins. - del.",
     "gain": "over random",
@@ -43,7 +41,7 @@ _COLUMNS = {
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Points of the curves, less one.")
 @click.option("--boxes", type=click.Path(path_type=Path), metavar="FILE",
               help='Adds the pointing game. JSON, in pixels of the photo: {"cat.jpg": [[left, top, right, bottom]]}')  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
+@plot_option("Draw the curves")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="How many changed pictures go through at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every curve and picture.")
 @backend_options
@@ -68,7 +66,7 @@ def command(
     higher is better. drop and increase: of a picture masked with the map. pointing: how often the map's maximum lies in a box. Maps
     of random blobs (the mean of 4) and of the centre stand beside them: what does not beat these explains nothing.
     """
-    _check_plot(plot)
+    check_plot(plot)
     opened = Bundle.open(bundle)
     if opened.manifest.model.task != "classification":
         raise UsageError(
@@ -163,16 +161,6 @@ def _cell(mean: Mean | None) -> str:
     return f"{mean.mean:.3f}" if mean.standard_error is None else f"{mean.mean:.3f} ± {mean.standard_error:.3f}"
 
 
-def _check_plot(plot: Path | None) -> None:
-    """Refuse before the work what would fail behind it."""
-    if plot is None:
-        return
-    if plot.suffix.lower() not in _PLOT_FORMATS:
-        raise UsageError(f"--plot is {plot}, expected a name that ends in {', '.join(_PLOT_FORMATS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("--plot needs matplotlib, which is not installed", hint="pip install 'deploykit[plot]'")
-
-
 def _write_plot(plot: Path, ranked: Sequence[Ranked], model: str, paths: Sequence[Path], count: int) -> None:
     """Draw the curves into a file that is whole or not there.
 
@@ -185,10 +173,5 @@ def _write_plot(plot: Path, ranked: Sequence[Ranked], model: str, paths: Sequenc
 
     sides = [Curves(_label(one.side), one.deletion, one.insertion, is_baseline=one.side.is_baseline) for one in ranked]
     title = f"{model}, {count} picture{'s' if count > 1 else ''}"
-    folder = OutputFolder(plot.parent, frozenset(path.resolve() for path in paths))
-    try:
-        folder.write(plot.name, draw_curves(sides, title, plot.suffix.lower().removeprefix(".")))
-    except DeploykitError as error:
-        error.hint = "choose another place with --plot"
-        raise
+    write_file(plot, draw_curves(sides, title, plot_format(plot)), hint="choose another place with --plot", inputs=paths)
     console.note(f"curves in {plot}")

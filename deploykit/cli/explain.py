@@ -10,8 +10,9 @@ from PIL import Image
 
 from deploykit.bundle import Bundle
 from deploykit.cli import console
-from deploykit.cli.explain_files import KINDS, OutputFolder, as_npz, as_png, file_name, output_stems
+from deploykit.cli.explain_files import KINDS, as_npz, as_png, file_name, output_stems
 from deploykit.cli.options import backend_options, bundle_argument, say_what_answers, warn_if_untrained
+from deploykit.cli.output_files import OutputFolder
 from deploykit.cli.picture_batches import decode_batches
 from deploykit.errors import ImageError, UsageError
 from deploykit.image import find_images

@@ -1,63 +1,19 @@
-"""The files that ``deploykit explain`` and ``predict`` write: their names, and how they come to be whole or not at all."""
+"""The files that ``deploykit explain`` and ``predict`` write for each picture: their names and what stands in them."""
 
 import io
-import os
 import re
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from deploykit.errors import DeploykitError, UsageError
 from deploykit.runtime.explanation import Explanation
 from deploykit.runtime.segmenter import ClassShare
 
 KINDS = ("overlay", "map", "npz")
 _MOST_LABEL = 40
-
-
-@dataclass(frozen=True)
-class OutputFolder:
-    """A folder that is made when the first file goes into it.
-
-    Args:
-        path: the folder.
-        inputs: files that must never be written to: the pictures themselves.
-    """
-
-    path: Path
-    inputs: frozenset[Path]
-
-    def write(self, name: str, data: bytes) -> Path:
-        """Put a file in place in one step, over one of that name from an earlier run; a killed process leaves the old one.
-
-        Raises:
-            UsageError: one of the pictures has this name and lies here.
-            DeploykitError: the disk refused.
-        """
-        target = self.path / name
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if target.resolve() in self.inputs:
-                raise UsageError(f"{target} is one of the pictures and would be overwritten", hint="choose another place with -o")
-            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".deploykit-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                Path(temporary).chmod(0o666 & ~_umask())
-                Path(temporary).replace(target)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise DeploykitError(
-                f"cannot write {target}: {error.strerror or error}", hint="choose another place with -o"
-            ) from error
-        return target
 
 
 def output_stems(paths: Sequence[Path]) -> list[str]:
@@ -117,10 +73,3 @@ def as_npz(explanation: Explanation) -> bytes:
     data = io.BytesIO()
     np.savez_compressed(data, allow_pickle=False, **arrays)
     return data.getvalue()
-
-
-def _umask() -> int:
-    # It can only be read by setting it; mkstemp makes files that nobody else may read.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from deploykit.cli import console
-from deploykit.cli.explain_files import OutputFolder, as_png, output_stems
+from deploykit.cli.explain_files import as_png, output_stems
+from deploykit.cli.output_files import OutputFolder
 from deploykit.cli.picture_batches import decode_batches
 from deploykit.runtime.masks import draw_class_map, draw_masks
 from deploykit.runtime.segmenter import Segmentation, Segmenter

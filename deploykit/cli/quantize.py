@@ -13,7 +13,9 @@ from deploykit.cli.evaluate_data import FOLDER_RULES, Sample, read_samples
 from deploykit.cli.evaluate_run import evaluate_sessions
 from deploykit.cli.explain_graphs import open_graphs
 from deploykit.cli.options import bundle_argument, warn_if_untrained
+from deploykit.cli.output_files import check_plot, plot_format, plot_option, write_file
 from deploykit.cli.quantize_pictures import compare_layers, gather, hear_reference
+from deploykit.cli.quantize_plot import draw_verdict
 from deploykit.cli.quantize_search import REPAIRS, Found, Wishes, search
 from deploykit.cli.quantize_write import FLOAT, TENSORRT, write_int8
 from deploykit.errors import BundleError, UsageError
@@ -49,8 +51,7 @@ from deploykit.runtime.session import Session
 @click.option("--folders", type=click.Choice(FOLDER_RULES), help="With --data: how folders stand for classes.")
 @click.option("--calibration", type=click.Path(path_type=Path), metavar="FILE",
               help="Reuse a calibration record of this very graph and these pictures.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE",
-              help="Draw signal to noise by layer, and size against agreement: .png, .svg or .pdf.")  # fmt: skip
+@plot_option("Draw signal to noise by layer, and size against agreement")
 @click.option("--force", is_flag=True, help="Replace the INT8 graphs that the bundle has.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def command(
@@ -77,10 +78,7 @@ def command(
     for CPUs, the graphs that explain them, int8/calibration.json, and a verdict in the manifest. Where too few answers are FP32's
     own, the layers that INT8 costs most stay in float32; where that does not suffice, the command fails and writes nothing.
     """
-    if plot is not None:
-        from deploykit.cli.quantize_plot import check_plot
-
-        check_plot(plot)
+    check_plot(plot)
     opened = Bundle.open(bundle)
     _check_bundle(opened, force)
     samples = _read_data(opened, data, folders)
@@ -172,11 +170,10 @@ def _as_text(bundle: Path, verdict: Verdict) -> str:
 
 def _draw(plot: Path, bundle: Bundle, found: Found, pictures: Pictures, verdict: Verdict) -> None:
     """Draw the figures. Measures the layers where the search did not have to."""
-    from deploykit.cli.quantize_plot import write_plot
-
     candidate = found.candidate
     graph = candidate.base.graph
     alone = candidate.noise or compare_layers(graph, candidate.quantized, pictures, bundle)
     together = compare_layers(graph, candidate.quantized, pictures, bundle, alone=False)
-    write_plot(plot, bundle.manifest.model.name, verdict, alone, together)
+    data = draw_verdict(bundle.manifest.model.name, verdict, alone, together, plot_format(plot))
+    write_file(plot, data, hint="the bundle is written; choose another place with --plot and --force")
     console.note(f"figures in {plot}")

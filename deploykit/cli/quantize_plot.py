@@ -1,58 +1,22 @@
 """The verdict as a picture: signal to noise layer by layer, and what each way to quantize keeps of FP32's answers at which size."""
 
-import importlib.util
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deploykit.agreement import Share
-from deploykit.cli.explain_files import OutputFolder
-from deploykit.errors import DeploykitError, MissingExtraError, UsageError
+from deploykit.palette import BLUE, GREEN, GREY, GRID, VERMILLION
 from deploykit.quantization.sensitivity import LayerNoise
 from deploykit.quantization.verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PLOT_FORMATS = (".png", ".svg", ".pdf")
-
-# Okabe and Ito's colours, as in `cam_plot`.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#707070"
 _MOST_NAMED = 3
 _CAP_DB = 80.0
 """Layers that lose next to nothing are drawn at this height."""
-
-
-def check_plot(plot: Path) -> None:
-    """Refuse before the work what would fail behind it.
-
-    Raises:
-        UsageError: a format that is not drawn.
-        MissingExtraError: no matplotlib.
-    """
-    if plot.suffix.lower() not in PLOT_FORMATS:
-        raise UsageError(f"--plot is {plot}, expected a name that ends in {', '.join(PLOT_FORMATS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("--plot needs matplotlib, which is not installed", hint="pip install 'deploykit[plot]'")
-
-
-def write_plot(
-    plot: Path, model: str, verdict: Verdict, alone: Mapping[str, LayerNoise], together: Mapping[str, LayerNoise]
-) -> None:
-    """Draw into a file that is whole or not there.
-
-    Raises:
-        DeploykitError: the disk refused.
-    """
-    data = draw_verdict(model, verdict, alone, together, plot.suffix.lower().removeprefix("."))
-    try:
-        OutputFolder(plot.parent, frozenset()).write(plot.name, data)
-    except DeploykitError as error:
-        error.hint = "the bundle is written; choose another place with --plot and --force"
-        raise
 
 
 def draw_verdict(
@@ -80,12 +44,12 @@ def draw_verdict(
 
 def _draw_layers(axes: "Axes", verdict: Verdict, alone: Mapping[str, LayerNoise], together: Mapping[str, LayerNoise]) -> None:
     axes.set(title="what INT8 costs each layer", xlabel="layer, in graph order", ylabel="signal to noise, dB")
-    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     place = {node: i for i, node in enumerate(alone)}
     for noise, colour, label, style in (
-        (alone, _BLUE, "the layer alone in INT8", "o-"),
-        (together, _ORANGE, "as quantized, errors from before included", "s--"),
+        (alone, BLUE, "the layer alone in INT8", "o-"),
+        (together, VERMILLION, "as quantized, errors from before included", "s--"),
     ):
         named = [node for node in noise if node in place]
         values = [min(noise[node].snr_db, _CAP_DB) for node in named]
@@ -94,39 +58,39 @@ def _draw_layers(axes: "Axes", verdict: Verdict, alone: Mapping[str, LayerNoise]
     if kept:
         heights = [min(alone[node].snr_db, _CAP_DB) for node in kept]
         axes.scatter(
-            [place[n] for n in kept], heights, s=90, facecolors="none", edgecolors=_GREEN, linewidths=1.8, label="kept in float32"
+            [place[n] for n in kept], heights, s=90, facecolors="none", edgecolors=GREEN, linewidths=1.8, label="kept in float32"
         )
     for node in sorted(alone, key=lambda n: alone[n].snr_db)[:_MOST_NAMED]:
         is_late = place[node] > 0.7 * len(place)
         at, side = (place[node], min(alone[node].snr_db, _CAP_DB)), "right" if is_late else "left"
-        axes.annotate(node, at, xytext=(-7 if is_late else 7, -9), textcoords="offset points", fontsize=7.5, color=_GREY, ha=side)
+        axes.annotate(node, at, xytext=(-7 if is_late else 7, -9), textcoords="offset points", fontsize=7.5, color=GREY, ha=side)
     axes.margins(y=0.12)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
 
 
 def _draw_trials(axes: "Axes", verdict: Verdict) -> None:
     rows: list[tuple[str, Share, str]] = [
-        (t.method if t.repair == "none" else f"{t.method}, {t.repair}", t.agreement.top1, _GREY) for t in verdict.trials
+        (t.method if t.repair == "none" else f"{t.method}, {t.repair}", t.agreement.top1, GREY) for t in verdict.trials
     ]
     layers = f", {len(verdict.kept)} layers in float32" if verdict.kept else ""
     megabytes = max(size for name, size in verdict.sizes.items() if name.startswith("int8/")) / 1e6
-    rows.append((f"written{layers}: {megabytes:.1f} MB", verdict.agreement.top1, _GREEN))
+    rows.append((f"written{layers}: {megabytes:.1f} MB", verdict.agreement.top1, GREEN))
     rows.append(
         (
             f"FP32: {verdict.sizes['fp32/predict.onnx'] / 1e6:.1f} MB",
             Share(verdict.agreement.answers, verdict.agreement.answers),
-            _BLUE,
+            BLUE,
         )
     )
     axes.set(title="answers that are FP32's own", xlabel="share of held-out pictures, 95 % interval")
-    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     for y, (_, share, colour) in enumerate(rows[:-1]):
         low, high = share.interval
         axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(share.share, y, "o", color=colour, markersize=7)
-    axes.plot(1.0, len(rows) - 1, "D", color=_BLUE, markersize=6)
-    axes.axvline(verdict.min_agreement, color=_ORANGE, linestyle="--", linewidth=1.2)
+    axes.plot(1.0, len(rows) - 1, "D", color=BLUE, markersize=6)
+    axes.axvline(verdict.min_agreement, color=VERMILLION, linestyle="--", linewidth=1.2)
     axes.annotate(
         "asked for",
         (verdict.min_agreement, -0.75),
@@ -134,7 +98,7 @@ def _draw_trials(axes: "Axes", verdict: Verdict) -> None:
         textcoords="offset points",
         ha="right",
         fontsize=8,
-        color=_ORANGE,
+        color=VERMILLION,
     )
     axes.set_yticks(np.arange(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -1)

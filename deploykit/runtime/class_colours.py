@@ -11,20 +11,13 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from deploykit.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, rgb
 from deploykit.runtime.colours import linear_to_oklab, to_linear
 
 Colours = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-OKABE_ITO = (
-    (0, 158, 115),  # bluish green
-    (230, 159, 0),  # orange
-    (86, 180, 233),  # sky blue
-    (213, 94, 0),  # vermillion
-    (0, 114, 178),  # blue
-    (240, 228, 66),  # yellow
-    (204, 121, 167),  # reddish purple
-)
+OKABE_ITO = tuple(rgb(colour) for colour in (GREEN, ORANGE, SKY, VERMILLION, BLUE, YELLOW, PURPLE))
 """Without black, which is hardly seen on photos."""
 
 _SIGHTS = {

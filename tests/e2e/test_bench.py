@@ -65,8 +65,13 @@ def test_a_slower_side_fails_where_that_was_asked(deploykit_here: Deploykit, rep
         (("BUNDLE", "--batch", "0,4"), "expected 1 or more"),
         (("BUNDLE", "--batch", "four"), "no list of whole numbers such as 1,4,8"),
         (("BUNDLE", "--graph", "guess"), "'guess' is not one of predict, explain"),
-        (("BUNDLE", "--plot", "r.gif"), "expected a file ending in .png, .svg, .pdf"),
+        (("BUNDLE", "--plot", "r.gif"), "expected a name that ends in .png, .svg, .pdf"),
         (("BUNDLE", "--like", "trtexec10", "--concurrency", "2"), "has one call in flight, and --concurrency asks for 2"),
+        (
+            ("BUNDLE", "--like", "trtexec11", "--provider", "cuda"),
+            "leaves copies out and replays a CUDA graph, and cuda does neither",
+        ),
+        (("BUNDLE", "--provider", "gpu"), "'gpu' is not one of cpu, cuda"),
         (("BUNDLE", "--fail-above", "5"), "--fail-above goes with --compare"),
         (("BUNDLE", "--compare", "a.json", "b.json"), "--compare measures nothing, and a BUNDLE was given"),
     ],
@@ -95,3 +100,18 @@ def test_several_callers_are_measured_on_one_session(deploykit_here: Deploykit, 
     options = ("--graph", "predict", "--batch", "1", "--threads", "1", "--concurrency", "1,3", "--seconds", "0.2")
     assert deploykit_here("bench", small.path, *options, "--json", file).returncode == 0
     assert [case["concurrency"] for case in json.loads(file.read_text())["cases"]] == [1, 1, 3]
+
+
+def test_threads_are_swept_in_one_run(deploykit_here: Deploykit, small: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "t.json"
+    options = ("--graph", "predict", "--batch", "1", "--threads", "1,2", "--seconds", "0.2")
+    assert deploykit_here("bench", small.path, *options, "--json", file).returncode == 0
+    assert [case["threads"] for case in json.loads(file.read_text())["cases"]] == [0, 1, 2]
+
+
+def test_a_report_that_cannot_be_written_is_one_clear_error(deploykit_here: Deploykit, small: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = deploykit_here("bench", small.path, *QUICK, "--graph", "predict", "--json", tmp_path / "file" / "r.json")
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert "hint: choose another place" in done.stderr

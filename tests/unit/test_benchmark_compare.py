@@ -130,12 +130,31 @@ def test_disturbed_rounds_and_a_warm_up_that_did_not_settle_are_said() -> None:
 
 
 def test_the_table_has_no_percentile_that_its_samples_cannot_give() -> None:
-    text = as_text(report_of(result_of(10, calls=20)))  # 240 samples
-    row = next(line for line in text.splitlines() if line.startswith("predict fp32 b1"))
-    assert row.split()[3:9] != ["-"] * 6
-    assert row.split()[8] == "-"
-    assert "p99 from 1,000" in text
-    assert "p99" not in as_text(report_of(result_of(10, calls=100))).splitlines()[-1]
+    header = ["case", "min", "mean", "p50", "p90", "p95", "p99", "n"]
+
+    def shown(calls: int) -> dict[str, str]:
+        lines = as_text(report_of(result_of(10, calls=calls))).splitlines()
+        titles = next(line for line in lines if line.startswith("case")).split()
+        assert titles[: len(header)] == header
+        row = next(line for line in lines if line.startswith("predict fp32 b1")).removeprefix("predict fp32 b1").split()
+        return dict(zip(titles[1:], row, strict=False))
+
+    few, many = shown(20), shown(100)  # in 12 rounds: 240 and 1,200 samples
+    assert [few[name] == "-" for name in ("p50", "p90", "p95", "p99")] == [False, False, False, True]
+    assert [many[name] == "-" for name in ("p50", "p90", "p95", "p99")] == [False] * 4
+    assert "p99 from 1,000" in as_text(report_of(result_of(10, calls=20)))
+    assert "p99 from 1,000" not in as_text(report_of(result_of(10, calls=100)))
+
+
+def test_backends_stand_in_the_table_where_there_are_several() -> None:
+    one = result_of(10)
+    both = report_of(
+        one, result_of(20, backend="onnxruntime 1.32.0 (CUDA)"), result_of(8, backend="onnxruntime 1.32.0 (CUDA)", precision="fp16")
+    )
+    assert "(CPU)" not in as_text(report_of(one))
+    assert as_text(both).count("onnxruntime 1.32.0 (CUDA)") == 2
+    # fp16 is held against fp32 on its own backend: 8 ms against 20, not against 10.
+    assert re.search(r"predict fp16, batch 1 against fp32: 2\.[45]\dx faster", as_text(both))
 
 
 def test_precisions_of_one_run_are_held_against_fp32() -> None:

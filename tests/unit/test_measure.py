@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measure import Burst, Measurement, in_process, measure_sides, run_burst, summarize
 from benchmarks.report import Aim, describe_machine, format_table, write_results
 from benchmarks.worker import SideAbsent, Worker
+from deploykit.benchmark.rounds import Measurement, measure_sides
+from deploykit.benchmark.timing import Burst, in_process, run_burst, summarize
 
 pytestmark = pytest.mark.usefixtures("idle_process")
 
