@@ -44,8 +44,8 @@ bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.figures
 
 sweep: .venv/dev.stamp
+	$(BIN)/python -m benchmarks.count
 	$(BIN)/python -m benchmarks.sweep --again
-	$(BIN)/python -m benchmarks.figures
 
 .venv/%.stamp: pyproject.toml constraints.txt tests/networks.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

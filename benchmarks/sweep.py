@@ -3,7 +3,7 @@
     python -m benchmarks.sweep [NAME]... [--target sm86]... [--again]
 
 Each model has a process of its own. What is done is written at once, so a run that was cut off goes on where it stopped;
-``--again`` starts over. Writes results/sweep.json and, from the exported graphs, the multiply-adds that ``deploykit models`` shows.
+``--again`` starts over. Writes results/sweep.json.
 A model fails for one reason, which is written beside it; the script then exits with 1.
 """
 
@@ -19,7 +19,6 @@ from typing import Any
 
 from benchmarks.report import RESULTS, describe_machine, format_table, say, write_results
 from deploykit.models.catalogue import MODELS
-from deploykit.models.counted import COUNTED_FILE
 
 RESULT = RESULTS / "sweep.json"
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "tensorrt-rtx-cu13")
@@ -73,9 +72,6 @@ def record(rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Write down what is known so far, in the registry's order."""
     ordered = [rows[name] for name in MODELS if name in rows]
     write_results(RESULT, {"machine": describe_machine(*PACKAGES), "models": ordered})
-    counted = json.loads(COUNTED_FILE.read_text()) if COUNTED_FILE.exists() else {}
-    counted |= {row["name"]: row["multiply_adds"] for row in ordered if row["passed"]}
-    COUNTED_FILE.write_text(json.dumps({name: counted[name] for name in MODELS if name in counted}, indent=2) + "\n")
 
 
 _HEADER = ("model", "parameters", "multiply-adds", "oracle", "float64", "export s", "parity", "explain", "MB", "engines, MB", "s")

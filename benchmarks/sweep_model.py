@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import onnx
-import tensorrt_rtx
 import torch
 from PIL import Image
 
 from benchmarks.oracle_models import ORACLES
 from deploykit.bundle import Bundle
 from deploykit.cli.main import run
-from deploykit.graph.multiply_adds import count_multiply_adds
 from deploykit.models.catalogue import find_model
-from deploykit.models.export import export_graph
+from deploykit.models.counted import multiply_adds
 from deploykit.models.initialize import measure_statistics
 from deploykit.models.registry import load_model
 from deploykit.parity import sample_pictures
@@ -30,7 +28,6 @@ T = TypeVar("T")
 
 # Sums of the same products in the same order, so only rounding differs; logits are of the order of 1.
 FLOAT32_TOLERANCE, FLOAT64_TOLERANCE = 1e-4, 1e-8
-BATCHES = (1, 8, 32)
 PICTURES = 10
 SEGMENTATION_SIZE = 128
 """Pixels on a side: at its own size Dilation8 takes 8 s a picture on two cores, and the chain asks for hundreds."""
@@ -53,7 +50,7 @@ def main() -> None:
         "family": bundle.manifest.model.family,
         "task": bundle.manifest.model.task,
         "parameters": find_model(name).parameters,
-        "multiply_adds": _count(name) if smaller else count_multiply_adds(predict),
+        "multiply_adds": multiply_adds()[name],
         "image": [bundle.manifest.image.height, bundle.manifest.image.width],
         "layer": [layer.name for layer in bundle.manifest.layers],
         "nodes": {"predict": len(predict.graph.node), "explain": len(explain.graph.node)},
@@ -68,19 +65,13 @@ def main() -> None:
             str(precision): {
                 "seconds": precision_s.get(str(precision), export_s),
                 "predict_mb": round(files[f"{precision}/predict.onnx"].size_bytes / 1e6, 1),
-                "engines": {target: build_engines(bundle, str(precision), target) for target in targets},
+                "engines": {target: build_engines(bundle_path, str(precision), target) for target in targets},
             }
             for precision in bundle.precisions
         },
     }
     row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(row))
-
-
-def _count(name: str) -> int:
-    """The multiply-adds at the size of the image spec, from a graph that is not run."""
-    loaded = load_model(name)
-    return count_multiply_adds(export_graph(loaded.model, loaded.image))
 
 
 def add_precisions(bundle: Path, folder: Path) -> dict[str, float]:
@@ -118,9 +109,21 @@ def add_precisions(bundle: Path, folder: Path) -> dict[str, float]:
     return seconds
 
 
-def build_engines(bundle: Bundle, precision: str, target: str) -> dict[str, Any]:
-    """Engines of the predict and the explain graph at a precision."""
-    return {graph: build_engine(onnx.load(bundle.file(f"{precision}/{graph}.onnx")), target) for graph in ("predict", "explain")}
+def build_engines(bundle: Path, precision: str, target: str) -> dict[str, Any]:
+    """Plans of the predict and the explain graph for another machine's GPU, with a dynamic batch.
+
+    Raises:
+        SystemExit: `deploykit build` fails, and has said why.
+    """
+    options = ["--backend", "tensorrt-rtx", "--precision", precision, "--target", target, "--batch", "1:8:32", "--no-cache"]
+    if run(["--quiet", "build", str(bundle), *options]):
+        sys.exit(1)
+    (plan,) = bundle.glob(f"plans/*-{target}-{precision}-*/plan.json")
+    files = json.loads(plan.read_text())["files"]
+    return {
+        name.removesuffix(".plan"): {"build_s": made["build_s"], "mb": round(made["size_bytes"] / 1e6, 1)}
+        for name, made in files.items()
+    }
 
 
 @torch.no_grad()
@@ -159,32 +162,6 @@ def _logits(output: object) -> torch.Tensor:
         output = output["out"]
     assert isinstance(output, torch.Tensor)
     return output
-
-
-def build_engine(graph: onnx.ModelProto, target: str) -> dict[str, float]:
-    """Build a strongly typed engine with a dynamic batch for another machine's GPU; none is needed here.
-
-    Raises:
-        SystemExit: the parser or the builder refuses the graph.
-    """
-    logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR)
-    builder = tensorrt_rtx.Builder(logger)
-    network = builder.create_network(1 << int(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = tensorrt_rtx.OnnxParser(network, logger)
-    if not parser.parse(graph.SerializeToString()):
-        sys.exit(f"error: TensorRT's parser: {'; '.join(parser.get_error(i).desc() for i in range(parser.num_errors))}")
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(tensorrt_rtx.ComputeCapability, target.upper()), 0)
-    profile = builder.create_optimization_profile()
-    for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        profile.set_shape(tensor.name, *[[n, *list(tensor.shape)[1:]] for n in BATCHES])
-    config.add_optimization_profile(profile)
-    plan, seconds = timed(lambda: builder.build_serialized_network(network, config))
-    if plan is None:
-        sys.exit(f"error: TensorRT's builder gave no engine for {target}")
-    return {"build_s": seconds, "mb": round(plan.nbytes / 1e6, 1)}
 
 
 def timed(call: Callable[[], T]) -> tuple[T, float]:

@@ -155,7 +155,7 @@ def _tail_or_none(predict: "onnx.ModelProto", tensor: str) -> "onnx.ModelProto |
 
 
 def _check_logits(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
-    difference = _relative(seen, expected)
+    difference = relative_difference(seen, expected)
     if not difference <= LOGITS_TOLERANCE:
         raise ParityError(f"the explain graph's logits are {difference:.1e} from the predict graph's, {LOGITS_TOLERANCE} allowed")
 
@@ -163,7 +163,7 @@ def _check_logits(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
 def _compare_tail(tail: OrtSession, answer: Arrays) -> dict[str, Any]:
     """The tail must say of the activations what the explain graph says of the picture."""
     again = tail.run({"activations": answer["activations"], "class_index": answer["explained_class"]})
-    worst = max(_relative(again[name], answer[name]) for name in ("logits", "gradients", "cam"))
+    worst = max(relative_difference(again[name], answer[name]) for name in ("logits", "gradients", "cam"))
     if not worst <= LOGITS_TOLERANCE * 10:
         raise ParityError(f"the tail graph differs from the explain graph by {worst:.1e}, {LOGITS_TOLERANCE * 10:.0e} is allowed")
     return {"reference": "explain.onnx", "relative_difference": worst, "tolerance": LOGITS_TOLERANCE * 10}
@@ -202,8 +202,8 @@ def _compare_with_autograd(
     cam = np.maximum((gradients.mean((2, 3), keepdims=True) * activations).sum(1), 0)
     maps = compare_maps(cam, seen["cam"], Precision.FP32)
     differences = {
-        "activations": _relative(seen["activations"], activations),
-        "gradients": _relative(seen["gradients"], gradients),
+        "activations": relative_difference(seen["activations"], activations),
+        "gradients": relative_difference(seen["gradients"], gradients),
     }
     if not maps.is_equal or not differences["activations"] <= MAP_TOLERANCE:
         figures = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
@@ -241,7 +241,8 @@ def _suffix(index: int) -> str:
     return f"_{index + 1}" if index else ""
 
 
-def _relative(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+def relative_difference(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """The largest difference, of the largest expected value."""
     return float(np.abs(seen - expected).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))
 
 

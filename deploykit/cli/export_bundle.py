@@ -2,16 +2,16 @@
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from deploykit.bundle import Manifest, ModelRecord, Stage, WeightsRecord, new_bundle, sha256_of
+from deploykit.bundle import Manifest, ModelRecord, Stage, WeightsRecord, new_bundle
 from deploykit.bundle.reader import GOLDEN_NAME, LABELS_NAME
 from deploykit.cli import console
 from deploykit.cli.explain_graphs import Autograd, ExplainGraphs, make_explain_graphs
@@ -99,11 +99,14 @@ def write_bundle(target: Path, proved: Proved, labels: Labels | None, choices: C
         layers=explaining.layers if explaining else (),
         replace=replace,
     ) as stage:
-        _add_graph(stage, "predict.onnx", proved.predict, proved, labels, proved.parity.to_json())
-        for name, graph in explaining.graphs.items() if explaining else ():
-            _add_graph(stage, name, graph, proved, labels, explaining.parity.get(name) if explaining else None)
         if labels is not None:
             stage.add(LABELS_NAME, labels_file(labels))
+        origin = {"weights": proved.weights.sha256}
+        add_graph(stage, PREDICT, proved.predict, made_from=origin, packages=proved.packages, parity=proved.parity.to_json())
+        origin = {**origin, PREDICT: stage.manifest.files[PREDICT].sha256}
+        for name, graph in explaining.graphs.items() if explaining else ():
+            parity = explaining.parity.get(name) if explaining else None
+            add_graph(stage, f"{Precision.FP32}/{name}", graph, made_from=origin, packages=proved.packages, parity=parity)
         golden: dict[str, npt.NDArray[Any]] = {"image": proved.pixels, "logits": proved.logits}
         if explaining:
             golden |= {"explained_class": explaining.explained_class, "cam": explaining.cam}
@@ -157,31 +160,40 @@ def _explain(proved: Proved, choices: Choices) -> ExplainGraphs:
         )
 
 
-def _add_graph(
+def add_graph(
     stage: Stage,
     name: str,
     graph: "onnx.ModelProto",
-    proved: Proved,
-    labels: Labels | None,
+    *,
+    made_from: Mapping[str, str],
+    packages: Sequence[str],
     parity: Mapping[str, Any] | None,
 ) -> None:
-    """The graph and, above 2 GB, the file with its weights: two entries, so that a change of either shows."""
+    """Add a graph, which says of itself what the manifest says, and, above 2 GB, the file with its weights: two entries, so that a
+    change of either shows.
+
+    Args:
+        stage: its labels, where there are any, are in it already.
+        name: path inside the bundle, such as ``int8/predict.onnx``.
+        packages: those that took part.
+        made_from, parity: see `deploykit.bundle.FileRecord`.
+    """
+    manifest = stage.manifest
+    labels = manifest.files.get(LABELS_NAME)
     describe_graph(
         graph,
-        model=proved.model.name,
-        image=proved.image,
-        input_kind=proved.input_kind,
-        labels_sha256=sha256_of(labels_file(labels)) if labels is not None else None,
-        trained=proved.weights.trained,
+        model=manifest.model.name,
+        image=manifest.image,
+        input_kind=manifest.input,
+        labels_sha256=labels.sha256 if labels is not None else None,
+        trained=manifest.weights.trained,
     )
-    origin = {"weights": proved.weights.sha256}
-    if (record := stage.manifest.files.get(PREDICT)) is not None:
-        origin[PREDICT] = record.sha256
-    packages = {package: version(package) for package in proved.packages}
+    made_with = {package: version(package) for package in packages}
+    path = PurePosixPath(name)
     with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
-        for file in write_graph(graph, Path(folder) / name):
-            made = {"made_from": origin, "made_with": packages}
-            stage.add(f"{Precision.FP32}/{file.name}", file, **made, parity=parity if file.name == name else None)
+        for file in write_graph(graph, Path(folder) / path.name):
+            record = parity if file.name == path.name else None
+            stage.add(str(path.with_name(file.name)), file, made_from=made_from, made_with=made_with, parity=record)
 
 
 def _golden_rows(logits: npt.NDArray[np.float32]) -> int:

@@ -5,23 +5,18 @@ the explain graph are the predict graph's to the bit, or nothing is written: who
 """
 
 import contextlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle import Bundle, Stage
-from deploykit.bundle.reader import LABELS_NAME
-from deploykit.cli.explain_graphs import open_graphs
+from deploykit.cli.explain_graphs import open_graphs, relative_difference
+from deploykit.cli.export_bundle import add_graph
 from deploykit.errors import GraphError, ParityError
-from deploykit.graph.describe import describe_graph
 from deploykit.graph.explain import make_explain_graph
-from deploykit.graph.files import write_graph
 from deploykit.graph.gradient_check import GradientCheck, check_gradients
 from deploykit.graph.half import read_apart
 from deploykit.graph.input_gradients import make_input_gradients_graph
@@ -82,13 +77,14 @@ def add_precision(
         ParityError: the logits are not the predict graph's to the bit, or the gradients are wrong.
         GraphError: an operator behind the layer has no gradient rule.
     """
-    _add(stage, bundle, precision, f"predict{file_suffix}.onnx", predict, made_from, parity)
     source = f"{precision}/predict{file_suffix}.onnx"
+    add_graph(stage, source, predict, made_from=made_from, packages=_PACKAGES, parity=parity)
     origin = {**made_from, source: stage.manifest.files[source].sha256}
     made = make_precision_graphs(bundle, precision, predict, pixels, is_twin=bool(file_suffix))
     for name, graph in made.graphs.items():
         stem = name.removesuffix(".onnx")
-        _add(stage, bundle, precision, f"{stem}{file_suffix}.onnx", graph, origin, made.parity if stem == "explain" else None)
+        proved = made.parity if stem == "explain" else None
+        add_graph(stage, f"{precision}/{stem}{file_suffix}.onnx", graph, made_from=origin, packages=_PACKAGES, parity=proved)
 
 
 def make_precision_graphs(
@@ -153,7 +149,7 @@ def _require_same_tail(tail: OrtSession, answer: Arrays) -> None:
     # Of a segmentation net those pixels count where the class is largest: one that ties may change sides, and its gradient with it,
     # between two sessions whose logits differ by rounding.
     compared = ("logits", "gradients", "cam") if answer["logits"].ndim == 2 else ("logits",)
-    worst = max(_relative(again[name], answer[name]) for name in compared)
+    worst = max(relative_difference(again[name], answer[name]) for name in compared)
     if not worst <= TAIL_TOLERANCE:
         raise ParityError(f"the tail graph differs from the explain graph by {worst:.1e}, {TAIL_TOLERANCE:.0e} is allowed")
 
@@ -197,36 +193,6 @@ def _record(guard: GradientCheck, from_float: float | None, maps: MapRecord, pre
         **maps.to_json(),
         "guard": guard.to_json(),
     }
-
-
-def _add(
-    stage: Stage,
-    bundle: Bundle,
-    precision: Precision,
-    name: str,
-    graph: "onnx.ModelProto",
-    made_from: Mapping[str, str],
-    parity: Mapping[str, Any] | None,
-) -> None:
-    manifest = bundle.manifest
-    labels = manifest.files.get(LABELS_NAME)
-    describe_graph(
-        graph,
-        model=manifest.model.name,
-        image=manifest.image,
-        input_kind=manifest.input,
-        labels_sha256=labels.sha256 if labels is not None else None,
-        trained=manifest.weights.trained,
-    )
-    made_with = {package: version(package) for package in _PACKAGES}
-    with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
-        for file in write_graph(graph, Path(folder) / name):
-            record = parity if file.name == name else None
-            stage.add(f"{precision}/{file.name}", file, made_from=made_from, made_with=made_with, parity=record)
-
-
-def _relative(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    return float(np.abs(seen - expected).max() / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))
 
 
 def _cosine(seen: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

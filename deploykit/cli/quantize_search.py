@@ -18,7 +18,8 @@ from deploykit.quantization.equalize import describe, equalize
 from deploykit.quantization.methods import METHODS, thresholds
 from deploykit.quantization.mixed import Mix, choose_kept
 from deploykit.quantization.pictures import Pictures
-from deploykit.quantization.placement import Placement, place
+from deploykit.quantization.placed import Placement
+from deploykit.quantization.placement import place
 from deploykit.quantization.qdq import QuantizedGraph, quantize_graph
 from deploykit.quantization.sensitivity import LayerNoise, most_sensitive
 from deploykit.quantization.twin import make_cpu_twin

@@ -1,7 +1,7 @@
 """The multiply-adds of the registry's models, counted from their exported graphs at the size of their image spec.
 
-The figures stand in a file that ``make sweep`` writes (benchmarks/sweep.py, with `deploykit.graph.multiply_adds`): exporting every
-model to list them would take half an hour.
+The figures stand in a file that benchmarks/count.py writes, with `deploykit.graph.multiply_adds`: exporting every model to list
+them would take minutes.
 """
 
 import json

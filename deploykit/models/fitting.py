@@ -1,6 +1,7 @@
 """Puts a checkpoint's tensors into a model: all of them, into places of their own shape, or not at all."""
 
-from collections.abc import Callable, Collection, Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, 
         WeightsError: a tensor is missing, left over, or of another shape.
     """
     expected = model.state_dict()
-    bare, prefix = without_shared_prefix(tensors, expected)
+    bare, prefix = without_shared_prefix(tensors, expected.__contains__)
     state = dict(bare)
     for key, tensor in expected.items():
         if key.endswith(".num_batches_tracked") and key not in state:
@@ -72,10 +73,10 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, 
     return [f"every key of {where} begins with {prefix!r}, which is left out"] if prefix else []
 
 
-def without_shared_prefix(tensors: Mapping[str, Tensor], expected: Collection[str]) -> tuple[Mapping[str, Tensor], str]:
+def without_shared_prefix(tensors: Mapping[str, Tensor], fits: Callable[[str], bool]) -> tuple[Mapping[str, Tensor], str]:
     """The tensors without a beginning that all keys share, where no key fits with it and some fit without; and that beginning."""
     prefix, bare = "", tensors
-    while bare and not any(key in expected for key in bare):
+    while bare and not any(map(fits, bare)):
         first = next(iter(bare)).partition(".")[0] + "."
         if first == "." or not all(key.startswith(first) for key in bare):
             return tensors, ""
@@ -90,12 +91,21 @@ def head_classes(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
     Heads are several where a model has auxiliary ones, as Inception v3: all have one width in the model, and one in the checkpoint.
     """
     expected = model.state_dict()
-    bare, _ = without_shared_prefix(tensors, expected)
+    bare, _ = without_shared_prefix(tensors, expected.__contains__)
     wrong = [key for key, tensor in expected.items() if key in bare and bare[key].shape != tensor.shape]
     if any(not bare[key].ndim or bare[key].shape[1:] != expected[key].shape[1:] for key in wrong):
         return None
     changes = {(expected[key].shape[0], bare[key].shape[0]) for key in wrong}
     return int(changes.pop()[1]) if len(changes) == 1 else None
+
+
+def state_digest(model: nn.Module) -> str:
+    """The sha256 of a model's weights: of their names and bytes, in order."""
+    digest = hashlib.sha256()
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_fit(

@@ -1,7 +1,6 @@
 """The one way to get a model: a name and a source of weights in, a model ready to export and what must be recorded of it out."""
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ from torch import nn
 from deploykit.bundle import WeightsRecord
 from deploykit.errors import UsageError, WeightsError
 from deploykit.models.catalogue import MODELS, ModelEntry, find_model
-from deploykit.models.fitting import load_weights, module_names, without_shared_prefix
+from deploykit.models.fitting import load_weights, module_names, state_digest, without_shared_prefix
 from deploykit.models.initialize import initialize_model
 from deploykit.models.labels import IMAGENET_CLASSES, Labels, find_checkpoint_labels, load_imagenet_labels, voc_labels
 from deploykit.models.layouts import Layout, detect_layout, find_layout, name_modules
@@ -109,11 +108,7 @@ def _check_options(num_classes: int | None, weights_file: str | Path | None, pre
 
 def _load_random(entry: ModelEntry, num_classes: int, seed: int) -> LoadedModel:
     model = initialize_model(partial(entry.build, num_classes, entry.conventions), seed)
-    digest = hashlib.sha256()
-    for key, tensor in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(tensor.numpy().tobytes())
-    record = WeightsRecord(f"random (seed {seed})", digest.hexdigest(), False, "float32", entry.layouts[0].name)
+    record = WeightsRecord(f"random (seed {seed})", state_digest(model), False, "float32", entry.layouts[0].name)
     return LoadedModel(model, entry, num_classes, record, entry.image, None, "", ())
 
 
@@ -121,7 +116,8 @@ def _load_checkpoint(
     entry: ModelEntry, checkpoint: Checkpoint, file_name: str, source: str, num_classes: int | None, chosen: Layout | None
 ) -> LoadedModel:
     modules = module_names(partial(entry.build, entry.num_classes, entry.conventions))
-    bare, prefix = without_shared_prefix(checkpoint.tensors, _known_keys(entry, checkpoint, modules))
+    known = {theirs for layout in entry.layouts for theirs in name_modules(layout, modules)}
+    bare, prefix = without_shared_prefix(checkpoint.tensors, lambda key: key.rpartition(".")[0] in known)
     if prefix:
         told = f"every key of {file_name} begins with {prefix!r}, which is left out"
         checkpoint = replace(checkpoint, tensors=bare, notes=(*checkpoint.notes, told))
@@ -150,13 +146,6 @@ def _load_checkpoint(
     record = WeightsRecord(source, checkpoint.sha256, True, checkpoint.stored_dtype, layout.name)
     names, labels_source = (None, "") if labels is None else (labels.names, labels.source)
     return LoadedModel(model, entry, num_classes, record, image, names, labels_source, tuple(notes))
-
-
-def _known_keys(entry: ModelEntry, checkpoint: Checkpoint, modules: Sequence[str]) -> set[str]:
-    """The checkpoint's keys, and their endings, that some layout of the family knows."""
-    known = {theirs for layout in entry.layouts for theirs in name_modules(layout, modules)}
-    endings = {key.split(".", n)[-1] for key in checkpoint.tensors for n in range(4)}
-    return {ending for ending in endings if ending.rpartition(".")[0] in known}
 
 
 def _without(prefixes: tuple[str, ...], checkpoint: Checkpoint) -> Checkpoint:

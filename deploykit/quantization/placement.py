@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto
 
 from deploykit.errors import GraphError
 from deploykit.graph.tensors import Tensors, describe_tensors
+from deploykit.quantization.placed import Edge, FloatNode, Placement, ScaleGroup, WeightEdge
 from deploykit.quantization.placement_nodes import (
     LAYERS,
     RECTIFIERS,
@@ -24,7 +25,6 @@ from deploykit.quantization.placement_nodes import (
     resize_mode,
     weight_axis,
 )
-from deploykit.quantization.placement_rules import RULES
 
 # What runs inside a neighbour's kernel, or moves values about: INT8 before it and behind it is of use across it.
 _LIGHT = frozenset(
@@ -34,110 +34,6 @@ _LIGHT = frozenset(
 )  # fmt: skip
 
 _RESHAPES = frozenset({"Flatten", "Identity", "Reshape", "Resize", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One input of one node that reads its tensor through a pair.
-
-    Args:
-        node: the node's name, or its first output where it has none (`node_id`).
-        input: which of its inputs.
-        tensor: what it reads.
-        rule: a key of ``RULES``.
-    """
-
-    node: str
-    input: int
-    tensor: str
-    rule: str
-
-    def __post_init__(self) -> None:
-        _require_rule(self.rule)
-
-
-@dataclass(frozen=True)
-class ScaleGroup:
-    """Tensors that share one scale.
-
-    Args:
-        tensors: all of them, in graph order.
-        calibrated: those whose values contain the others': a concatenation for its parts, a pooling's input for its output. The
-            scale is the largest of their thresholds.
-        rule: why they share; ``single`` for a tensor of its own.
-    """
-
-    tensors: tuple[str, ...]
-    calibrated: tuple[str, ...]
-    rule: str
-
-    def __post_init__(self) -> None:
-        _require_rule(self.rule)
-        if not self.calibrated or not set(self.calibrated) <= set(self.tensors):
-            raise ValueError(f"calibrated tensors are {self.calibrated}, expected one or more of {self.tensors}")
-
-
-@dataclass(frozen=True)
-class WeightEdge:
-    """A constant operand of a node that is stored as INT8.
-
-    Args:
-        node, input: where it is read.
-        weight: the constant's name.
-        axis: of the output channels, one scale each; counted from 0.
-    """
-
-    node: str
-    input: int
-    weight: str
-    axis: int
-
-
-@dataclass(frozen=True)
-class FloatNode:
-    """A convolution or linear layer that computes in float, and the rule (a key of ``RULES``) that says why."""
-
-    node: str
-    operator: str
-    rule: str
-
-    def __post_init__(self) -> None:
-        _require_rule(self.rule)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where pairs stand.
-
-    Args:
-        groups: every tensor with a pair, once.
-        edges: who reads them through it, in graph order.
-        weights: constants stored as INT8.
-        floats: layers left in float.
-        cpu_tensors: outputs of convolutions that TensorRT keeps in float inside one fused kernel, and for which a CPU needs a pair
-            of its own (`twin`). They need thresholds too; the TensorRT graph does not use them.
-    """
-
-    groups: tuple[ScaleGroup, ...]
-    edges: tuple[Edge, ...]
-    weights: tuple[WeightEdge, ...]
-    floats: tuple[FloatNode, ...]
-    cpu_tensors: tuple[str, ...]
-
-    @property
-    def calibrated(self) -> tuple[str, ...]:
-        """Every tensor that `quantize_graph` needs a threshold of, once, ``cpu_tensors`` included."""
-        return tuple(dict.fromkeys([*(name for group in self.groups for name in group.calibrated), *self.cpu_tensors]))
-
-    @property
-    def calibratable(self) -> tuple[str, ...]:
-        """What to calibrate where layers may be kept in float later: no ``keep`` asks for a threshold of another tensor."""
-        return tuple(dict.fromkeys([*self.tensors, *self.cpu_tensors]))
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """Every tensor with a pair."""
-        return tuple(name for group in self.groups for name in group.tensors)
 
 
 def place(graph: ModelProto, keep: Collection[str] = ()) -> Placement:
@@ -399,8 +295,3 @@ def _made_at(draft: _Draft, name: str) -> int:
     """Where in the graph a tensor is made; -1 for the graph's inputs."""
     maker = draft.facts.producers.get(name)
     return -1 if maker is None else draft.position[node_id(maker)]
-
-
-def _require_rule(rule: str) -> None:
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}, expected one of {', '.join(RULES)}")

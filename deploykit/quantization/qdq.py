@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph.tensors import tensor_names
 from deploykit.quantization.pixels import find_pixel_input, widen_scale
-from deploykit.quantization.placement import Placement, WeightEdge
+from deploykit.quantization.placed import Placement, WeightEdge
 from deploykit.quantization.placement_nodes import LAYERS, node_id
 from deploykit.quantization.weights import SMALLEST_SCALE, STEPS, Int8Weight, quantize_weight
 

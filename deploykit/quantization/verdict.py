@@ -6,7 +6,7 @@ from typing import Any
 
 from deploykit.agreement import Accuracy, Agreement, Paired
 from deploykit.quantization.mixed import Step
-from deploykit.quantization.placement import FloatNode
+from deploykit.quantization.placed import FloatNode
 from deploykit.quantization.placement_rules import RULES
 
 

@@ -76,12 +76,7 @@ class Classifier:
             BundleError: not a bundle, or the precision is not in it.
             SessionError: the provider is not here, or the graph does not load.
         """
-        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        if bundle.manifest.model.task != "classification":
-            raise UsageError(
-                f"{bundle.path} holds a {bundle.manifest.model.task} model, expected classification",
-                hint="deploykit.runtime.Segmenter answers with it",
-            )
+        bundle = open_for(bundle, "classification", "Segmenter")
         session = open_predict(bundle, precision, provider=provider, threads=threads)
         return cls(session, bundle.manifest, bundle.labels(), limits)
 
@@ -136,6 +131,25 @@ class Classifier:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def open_for(bundle: Bundle | str | Path, task: str, other: str) -> Bundle:
+    """The bundle, whose model must be for a task.
+
+    Args:
+        other: the class of deploykit.runtime that answers with models for another.
+
+    Raises:
+        UsageError: it is for another task.
+        BundleError: not a bundle.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if bundle.manifest.model.task != task:
+        raise UsageError(
+            f"{bundle.path} holds a {bundle.manifest.model.task} model, expected {task}",
+            hint=f"deploykit.runtime.{other} answers with it",
+        )
+    return bundle
 
 
 def open_predict(bundle: Bundle, precision: Precision | str, *, provider: str = "cpu", threads: int = 0) -> OrtSession:

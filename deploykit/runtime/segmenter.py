@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from deploykit.bundle import Bundle, Manifest
-from deploykit.errors import SessionError, UsageError
+from deploykit.errors import SessionError
 from deploykit.image import DEFAULT_LIMITS, CropBox, DecodeLimits, Source, decode, placement, resize_and_crop
-from deploykit.runtime.classifier import label_of, open_predict, run_predict, softmax
+from deploykit.runtime.classifier import label_of, open_for, open_predict, run_predict, softmax
 from deploykit.runtime.maps import pixel_centres, resample, scale_box
 from deploykit.runtime.session import Session
 from deploykit.spec import ImageSpec, Precision
@@ -109,12 +109,7 @@ class Segmenter:
             BundleError: not a bundle, or the precision is not in it.
             SessionError: the provider is not here, or the graph does not load.
         """
-        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        if bundle.manifest.model.task != "segmentation":
-            raise UsageError(
-                f"{bundle.path} holds a {bundle.manifest.model.task} model, expected segmentation",
-                hint="deploykit.runtime.Classifier answers with it",
-            )
+        bundle = open_for(bundle, "segmentation", "Classifier")
         session = open_predict(bundle, precision, provider=provider, threads=threads)
         return cls(session, bundle.manifest, bundle.labels(), limits)
 

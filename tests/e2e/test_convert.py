@@ -15,8 +15,9 @@ from deploykit.parity import TOLERANCES
 from deploykit.spec import Precision
 from tests.conftest import Deploykit
 from tests.e2e.test_cli import failed
+from tests.engines import engine_bytes
 from tests.oracles.gradient_oracle import export
-from tests.unit.test_half import SIZE, Overflows, build_typed
+from tests.unit.test_half import SIZE, Overflows
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_verify_and_inspect_know_the_new_precision(half_lite0: Bundle, deploykit
 
 def test_the_graphs_of_the_bundle_build_strongly_typed(half_lite0: Bundle) -> None:
     for graph in ("predict", "explain", "explain_tail"):
-        assert build_typed(onnx.load(half_lite0.file(f"fp16/{graph}.onnx"))) > 1_000_000
+        assert engine_bytes(onnx.load(half_lite0.file(f"fp16/{graph}.onnx"))) > 1_000_000
 
 
 def test_convert_adds_to_the_bundle_and_alters_nothing_in_it(copied: Path, deploykit_here: Deploykit) -> None:

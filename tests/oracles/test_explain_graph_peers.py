@@ -1,12 +1,9 @@
 """The explain graphs against other implementations: pytorch-grad-cam, Captum, onnx-ad; and against TensorRT's builder."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 import onnx_ad
 import pytest
-import tensorrt_rtx
 import torch
 from captum.attr import Deconvolution, GuidedBackprop, LayerGradCam
 from onnx.utils import Extractor
@@ -18,6 +15,7 @@ from torch import nn
 from deploykit.graph.explain import make_explain_graph
 from deploykit.graph.input_gradients import make_input_gradients_graph
 from deploykit.graph.tail import make_tail_graph
+from tests.engines import engine_bytes
 from tests.oracles.gradient_oracle import export, pictures, relative, run
 from tests.oracles.test_gradient_torchvision import NETS, made
 
@@ -109,30 +107,10 @@ def test_gradients_are_onnx_ads(name: str, layer: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_tensorrt_builds_the_explain_graph_of_every_net(name: str) -> None:
     _, graph = made(name)
-    assert build_plan(make_explain_graph(graph, NETS[name][2][1])) > 100_000
+    assert engine_bytes(make_explain_graph(graph, NETS[name][2][1])) > 100_000
 
 
 def test_tensorrt_builds_tail_and_input_gradient_graphs() -> None:
     _, graph = made("resnet18")
-    assert build_plan(make_tail_graph(graph, "layer3")) > 100_000
-    assert build_plan(make_input_gradients_graph(graph)) > 100_000
-
-
-def build_plan(model: onnx.ModelProto, batches: Sequence[int] = (1, 2, 4)) -> int:
-    """Build an engine for sm86 with a dynamic batch; no GPU is needed. Returns the plan's size in bytes."""
-    logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR)
-    builder = tensorrt_rtx.Builder(logger)
-    network = builder.create_network(0)
-    parser = tensorrt_rtx.OnnxParser(network, logger)
-    assert parser.parse(model.SerializeToString()), [parser.get_error(i).desc() for i in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(tensorrt_rtx.ComputeCapability.SM86, 0)
-    profile = builder.create_optimization_profile()
-    for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        profile.set_shape(tensor.name, *[[n, *list(tensor.shape)[1:]] for n in batches])
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    assert plan is not None
-    return int(plan.nbytes)
+    assert engine_bytes(make_tail_graph(graph, "layer3")) > 100_000
+    assert engine_bytes(make_input_gradients_graph(graph)) > 100_000

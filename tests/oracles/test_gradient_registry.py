@@ -15,8 +15,8 @@ from deploykit.image import load_pixels, normalize
 from deploykit.models.registry import load_model
 from deploykit.spec import ImageSpec
 from tests.conftest import PHOTOS
+from tests.engines import engine_bytes
 from tests.oracles.gradient_oracle import Array, as_double, autograd_at, export, relative, run_double
-from tests.oracles.test_explain_graph_peers import build_plan
 
 SIZE = 64
 FAMILIES = {
@@ -67,7 +67,7 @@ def test_tensorrt_builds_a_model_of_every_family_and_what_explains_it(name: str)
     graph = made(name)[1]
     for built in (graph, make_explain_graph(graph, FAMILIES[name][0])):
         # An engine holds the weights.
-        assert build_plan(built) > graph.ByteSize() / 2
+        assert engine_bytes(built) > graph.ByteSize() / 2
 
 
 @pytest.mark.parametrize("graph", ["predict.onnx", "explain.onnx", "explain_tail.onnx"])
@@ -76,4 +76,4 @@ def test_tensorrt_builds_every_graph_of_a_bundle(bundle: str, graph: str, reques
     opened: Bundle = request.getfixturevalue(bundle)
     file: Path = opened.file(f"fp32/{graph}")
     # An engine holds the weights: fewer bytes than half the graph would mean that something was left out.
-    assert build_plan(onnx.load(file)) > file.stat().st_size / 2
+    assert engine_bytes(onnx.load(file)) > file.stat().st_size / 2

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.graph.scopes import with_outputs
 from deploykit.parity import sample_pictures
-from deploykit.quantization.placement import Placement, place
+from deploykit.quantization.placed import Placement
+from deploykit.quantization.placement import place
 from deploykit.quantization.qdq import QuantizedGraph, quantize_graph
 from tests.oracles.gradient_oracle import run
 

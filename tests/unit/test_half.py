@@ -1,12 +1,10 @@
 """FP16 graphs: what is kept in float32 and why, types and casts, and that the graphs run and build."""
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import tensorrt_rtx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -27,6 +25,7 @@ from deploykit.graph.half import (
 from deploykit.graph.tensors import describe_tensors
 from deploykit.graph.versions import check_readable
 from deploykit.runtime.classifier import rank_logits
+from tests.engines import engine_bytes
 from tests.oracles.gradient_oracle import Array, export, pictures, randomize, relative, run, session
 from tests.unit.quantized_graphs import quantized
 
@@ -310,33 +309,13 @@ def test_the_logits_of_the_explain_graph_are_those_of_the_predict_graph_to_the_b
         assert relative(answer["gradients"], exact["gradients"]) < 2e-2
 
 
-def build_typed(model: onnx.ModelProto) -> int:
-    """Build an engine for sm86, strongly typed; no GPU is needed. Returns the plan's size in bytes."""
-    logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR)
-    builder = tensorrt_rtx.Builder(logger)
-    network = builder.create_network(1 << int(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = tensorrt_rtx.OnnxParser(network, logger)
-    assert parser.parse(model.SerializeToString()), [parser.get_error(i).desc() for i in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(tensorrt_rtx.ComputeCapability.SM86, 0)
-    profile = builder.create_optimization_profile()
-    for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        profile.set_shape(tensor.name, *[[n, *list(tensor.shape)[1:]] for n in (1, 2, 4)])
-    config.add_optimization_profile(profile)
-    plan: Any = builder.build_serialized_network(network, config)
-    assert plan is not None
-    return int(plan.nbytes)
-
-
 def test_predict_and_explain_build_strongly_typed(mixed: onnx.ModelProto) -> None:
     half = half_of(mixed).graph
-    assert build_typed(half) > 10_000
+    assert engine_bytes(half) > 10_000
     for layer in ("last", "stem"):
         explain = make_explain_graph(half, layer)
         read_apart(explain, half)
-        assert build_typed(explain) > 10_000
+        assert engine_bytes(explain) > 10_000
 
 
 @pytest.mark.parametrize("opset", [18, 19])
@@ -357,4 +336,4 @@ def test_a_quantized_graph_becomes_float16_beside_its_pairs_and_builds(opset: in
     image = pictures(4, SIZE)
     # One step of 255 in a pair may fall to the other side where float16 rounds its input.
     assert relative(run(half.graph, image=image)["logits"], run(pairs, image=image)["logits"]) < 5e-2
-    assert build_typed(half.graph) > 10_000
+    assert engine_bytes(half.graph) > 10_000

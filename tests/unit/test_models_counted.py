@@ -29,7 +29,7 @@ def test_the_registry_has_the_whole_reading_list() -> None:
 
 
 def test_every_model_was_counted() -> None:
-    # `make sweep` counts; a model that is added without it has no figure.
+    # benchmarks/count.py counts; a model that is added without it has no figure.
     assert sorted(multiply_adds()) == sorted(MODELS)
 
 

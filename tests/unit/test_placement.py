@@ -8,7 +8,8 @@ import pytest
 
 from deploykit.errors import GraphError, UsageError
 from deploykit.quantization import placement_rules
-from deploykit.quantization.placement import Edge, Placement, ScaleGroup, place
+from deploykit.quantization.placed import Edge, Placement, ScaleGroup
+from deploykit.quantization.placement import place
 from deploykit.quantization.placement_rules import RULES
 from tests.unit.quantized_graphs import DENSE, HEAD, INCEPTION, RESIDUAL, SQUEEZE_EXCITE, graph_of, head, net, quantized
 

@@ -14,8 +14,8 @@ from deploykit.graph.explain import make_explain_graph
 from deploykit.quantization.placement import place
 from deploykit.quantization.qdq import check_scales, quantize_graph
 from deploykit.quantization.weights import quantize_weight
+from tests.engines import engine_bytes
 from tests.oracles.gradient_oracle import relative, run
-from tests.oracles.test_explain_graph_peers import build_plan
 from tests.unit.quantized_graphs import (
     DENSE,
     HEAD,
@@ -172,7 +172,7 @@ def test_zero_tensors_and_zero_filters_get_scales_that_every_parser_takes_and_ar
     # The logits are constant here; what is left is the rounding of the head's input, one step of it per channel.
     step = result.report.scales["f"] * np.abs(constants(graph)["head"]).sum(1)
     assert (np.abs(answer - expected) <= step).all()
-    assert build_plan(result.graph) > 10_000
+    assert engine_bytes(result.graph) > 10_000
 
 
 def test_a_filter_that_is_tiny_beside_its_bias_keeps_the_bias() -> None:
@@ -255,14 +255,14 @@ def test_rounding_is_to_the_nearest_integer_and_symmetric() -> None:
 
 @pytest.mark.parametrize("graph", [RESIDUAL, DENSE, SQUEEZE_EXCITE, INCEPTION], ids=["residual", "dense", "gate", "branches"])
 def test_tensorrt_builds_small_graphs(graph: onnx.ModelProto) -> None:
-    assert build_plan(quantized(graph).graph) > 10_000
+    assert engine_bytes(quantized(graph).graph) > 10_000
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "efficientnet_b0"])
 def test_tensorrt_builds_predict_and_explain_of_real_nets(name: str) -> None:
     result = quantized(net(name)).graph
-    assert build_plan(result) > 100_000
-    assert build_plan(make_explain_graph(result)) > 100_000
+    assert engine_bytes(result) > 100_000
+    assert engine_bytes(make_explain_graph(result)) > 100_000
 
 
 def test_the_explain_graph_of_a_quantized_graph_gives_its_logits_to_the_last_bit() -> None:

@@ -10,6 +10,7 @@ import threading
 import types
 import zipfile
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from deploykit.trt.inspect import count_precisions
 from deploykit.trt.log import _LEVELS, plain
 from deploykit.trt.monitor import cancel_on_interrupt
 from deploykit.trt.network import _MULTIPLYING, _PASSING, PRECISIONS
+from tests.trained import WHEELS
 
 BATCH = BatchRange(1, 2, 4)
 SM86 = BuildOptions(BATCH, target="sm86")
@@ -361,15 +363,15 @@ def test_the_names_are_found_in_the_code() -> None:
 
 
 def test_every_name_exists_in_tensorrt_11() -> None:
-    (library,) = (Path(sys.prefix) / "lib").glob("python*/site-packages/tensorrt_bindings/tensorrt.so")
-    binary = library.read_bytes()
+    library = metadata.distribution("tensorrt-cu13-bindings").locate_file("tensorrt_bindings/tensorrt.so")
+    binary = Path(str(library)).read_bytes()
     # A linker keeps one string for all that end alike, so a name may stand at the end of a longer one.
     missing = {name for name in used_names() if name.encode() + b"\0" not in binary}
     assert missing == flavours.RTX_ONLY_NAMES
 
 
 def test_every_name_exists_in_tensorrt_10_12() -> None:
-    (wheel,) = (Path(sys.prefix) / "share" / "networks").glob("tensorrt_stubs-10.12*.whl")
+    (wheel,) = WHEELS.glob("tensorrt_stubs-10.12*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = _stub_names(archive.read("tensorrt_bindings/tensorrt.pyi").decode())
     assert used_names() - names == flavours.RTX_ONLY_NAMES | flavours.NEWER_NAMES

@@ -1,6 +1,5 @@
 """A model of somebody else's, with weights, as deploykit's registry gives its own."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import nn
 from deploykit.bundle import WeightsRecord
 from deploykit.errors import UsageError, WeightsError
 from deploykit.models.entry import ModelEntry
-from deploykit.models.fitting import fit_weights, head_classes
+from deploykit.models.fitting import fit_weights, head_classes, state_digest
 from deploykit.models.foreign.factory import call_factory, find_factory
 from deploykit.models.foreign.libraries import LibraryWeights, build_library_model, describe_weights
 from deploykit.models.foreign.names import Reference
@@ -23,6 +22,8 @@ from deploykit.models.layouts import PYTORCH, Layout
 from deploykit.models.registry import LoadedModel
 from deploykit.models.weights import read_checkpoint
 from deploykit.spec import ImageSpec
+
+Containers = tuple[Mapping[Any, Any], ...]
 
 _DEFAULT_IMAGE = ImageSpec(224, 224, 256)
 
@@ -72,7 +73,7 @@ def load_foreign(
         raise UsageError(f"{reference} has no published weights that deploykit knows", hint="give a checkpoint with --weights FILE")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, record, notes, names = _with_weights(
+        model, record, notes, containers = _with_weights(
             reference, choices, num_classes, weights_file, pretrained, seed, allow_types, unsafe_pickle
         )
     library = describe_weights(reference, model, choices.weights_name) if reference.is_library else LibraryWeights("", None)
@@ -82,8 +83,9 @@ def load_foreign(
     reduced = choose_output(model.eval(), torch.zeros(2, 3, image.height, image.width), choices.scores, str(reference))
     if not record.sha256:
         initialize_statistics(model, image.height, image.width, seed)
-        record = replace(record, sha256=_digest(model))
+        record = replace(record, sha256=state_digest(model))
     classes = _count_classes(reduced, image)
+    names = find_checkpoint_labels(containers, classes, record.source)
     if names is None and record.trained:
         names = _library_labels(reference, library, classes, pretrained=pretrained)
     entry = ModelEntry(
@@ -114,8 +116,8 @@ def _with_weights(
     seed: int,
     allow_types: Sequence[str],
     unsafe_pickle: bool,
-) -> tuple[nn.Module, WeightsRecord, list[str], Labels | None]:
-    """The model, where its weights came from, what to tell the user, and the checkpoint's own class names."""
+) -> tuple[nn.Module, WeightsRecord, list[str], Containers]:
+    """The model, where its weights came from, what to tell the user, and what stood round the weights in the checkpoint."""
 
     def build(classes: int | None) -> nn.Module:
         if reference.is_library:
@@ -128,18 +130,18 @@ def _with_weights(
 
     if weights_file is None:
         model = build(num_classes)
-        stored, digest = _stored(model), _digest(model)
+        stored, digest = _stored(model), state_digest(model)
         model.float()  # what graphs compute in; `deploykit convert` makes FP16 from that
         if pretrained:
             source = describe_weights(reference, model, choices.weights_name).source
-            return model, WeightsRecord(source, digest, True, stored, "own"), [], None
+            return model, WeightsRecord(source, digest, True, stored, "own"), [], ()
         if reference.is_library:
-            return model, WeightsRecord(f"random (seed {seed})", "", False, stored, "own"), [], None
+            return model, WeightsRecord(f"random (seed {seed})", "", False, stored, "own"), [], ()
         note = f"{reference} keeps the weights it comes with; if they are trained, say so with --trained"
         notes = [] if choices.trained else [note]
         if stored != "float32":
             notes.append(f"the weights of {reference} are {stored} and used as float32")
-        return model, WeightsRecord("its own", digest, choices.trained, stored, "own"), notes, None
+        return model, WeightsRecord("its own", digest, choices.trained, stored, "own"), notes, ()
     path = Path(weights_file)
     checkpoint = read_checkpoint(path, allow_types=allow_types, unsafe_pickle=unsafe_pickle)
     # In float32 before the tensors come: a module in half precision would round them.
@@ -148,18 +150,7 @@ def _with_weights(
         model = build(found).float()
     notes = [*checkpoint.notes, *fit_weights(model, checkpoint.tensors, where=path.name, model_name=str(reference))]
     record = WeightsRecord(path.name, checkpoint.sha256, True, checkpoint.stored_dtype, "own")
-    return model, record, notes, _stored_labels(checkpoint.containers, path.name)
-
-
-def _stored_labels(containers: tuple[Mapping[Any, Any], ...], file_name: str) -> Labels | None:
-    """The class names in a checkpoint, however many; they are held against the logits later."""
-    for container in containers:
-        for key in ("class_to_idx", "idx_to_class", "classes", "class_names"):
-            if key in container and hasattr(container[key], "__len__"):
-                found = find_checkpoint_labels(containers, len(container[key]), file_name)
-                if found is not None:
-                    return found
-    return None
+    return model, record, notes, checkpoint.containers
 
 
 def _library_labels(reference: Reference, library: LibraryWeights, classes: int, *, pretrained: bool) -> Labels | None:
@@ -205,14 +196,6 @@ def _assumptions(model: nn.Module, library: LibraryWeights, image: ImageSpec, ar
             "false is assumed, as for training from the start"
         )
     return notes
-
-
-def _digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _stored(model: nn.Module) -> str:
