@@ -62,7 +62,8 @@ def networks(result: Mapping[str, Any]) -> str:
             _table(["", "torch eager", "torch compiled and frozen", "OpenVINO f32"], rows),
             f"`Classifier` over a bare `InferenceSession.run` on {next(iter(result['overhead']))}, paired: "
             f"logits {added['logits']:+.2f} %, classify {added['classify']:+.2f} %; its own work alone takes "
-            f"{own['logits']:.0f} and {own['classify']:.0f} µs.",
+            f"{own['logits']:.0f} and {own['classify']:.0f} µs. What `deploykit bench` reports is "
+            f"{overhead['harness_percent']['median']:+.2f} % from a bare loop.",
             "From starting a process to its first answer on a photo, and the most memory it held:",
             _table(sides_header, cold),
         ]

@@ -1,9 +1,12 @@
-"""What `Classifier` adds to ONNX Runtime: calls of both on one and the same session, alternating, batch 1.
+"""What `Classifier` adds to ONNX Runtime: calls of both on one and the same session, alternating, batch 1; and whether the clock of
+``deploykit bench`` says what a loop without a clock in it takes.
 
 The difference of two runs of a network is small against their noise. So the classifier's own work is measured alone as well, on a
 session that answers at once.
 """
 
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +18,14 @@ import numpy.typing as npt
 from benchmarks.report import Aim, Section, format_table, remarks, say
 from benchmarks.sides import bundle_path
 from deploykit.benchmark.rounds import Measurement, measure_sides
-from deploykit.benchmark.timing import in_process
+from deploykit.benchmark.timing import Synchronous, in_process, quartiles, time_calls
 from deploykit.parity import sample_pictures
 from deploykit.runtime import Classifier
+from deploykit.runtime.session import Session
 
 BARE = "bare run"
 ASKED = ("logits", "classify")
+_LOOP = 10
 
 
 class InstantSession:
@@ -45,8 +50,11 @@ def compare_overhead(folder: Path, models: Sequence[str], *, quick: bool) -> Sec
         pixels = sample_pictures(1, image.height, image.width, seed=1)
         session: Any = opened.session
         whole = _measure(classifier, pixels, 20 if quick else 200)
-        session._session = InstantSession(session._session.run(["logits"], {"image": pixels}))
+        bare = session._session
+        session._session = InstantSession(bare.run(["logits"], {"image": pixels}))
         own = _measure(classifier, pixels, 200 if quick else 2000)
+        session._session = bare
+        apart = _harness_percent(opened.session, bare, pixels, 5 if quick else 40)
     bare_ms = _median_ms(whole, BARE)
     record: dict[str, object] = {"whole": whole.to_json(), "session_that_answers_at_once": own.to_json()}
     rows, aims = [], []
@@ -58,9 +66,26 @@ def compare_overhead(folder: Path, models: Sequence[str], *, quick: bool) -> Sec
         rows.append([side, f"{added['median']:+.2f} %", spread, f"{own_ms * 1e3:.0f}", f"{own_ms / bare_ms:.2%}"])
         what = f"{name}: Classifier.{side} over a bare run"
         aims.append(Aim(what, added["median"], 2, "%", at_most=True, is_quiet=whole.is_quiet))
+    record["harness_percent"] = apart
+    what = f"{name}: `deploykit bench` apart from a bare loop"
+    aims.append(Aim(what, abs(apart["median"]), 3, "%", at_most=True, is_quiet=whole.is_quiet))
     table = format_table(["Classifier", "longer than a bare run", "p25 to p75", "own work us", "of a bare run"], rows)
     title = f"{name}, batch 1, a bare run takes {bare_ms:.1f} ms"
     return Section({name: record}, (f"{title}\n{table}{remarks(whole)}",), tuple(aims))
+
+
+def _harness_percent(session: Session, bare: Any, pixels: npt.NDArray[np.uint8], rounds: int) -> dict[str, float]:
+    """How much more ``deploykit bench`` reports of a call than a bare loop takes for one, in percent: quartiles over rounds of both."""
+    device = Synchronous(lambda: session.run({"image": pixels}, ("logits",)))
+    found = []
+    for _ in range(rounds):
+        reported = statistics.median(time_calls(device, _LOOP).wall_ms)
+        start = time.perf_counter()
+        for _ in range(_LOOP):
+            bare.run(["logits"], {"image": pixels})
+        loop_ms = (time.perf_counter() - start) / _LOOP * 1e3
+        found.append((reported / loop_ms - 1) * 100)
+    return quartiles(found)
 
 
 def _measure(classifier: Classifier, pixels: npt.NDArray[np.uint8], rounds: int) -> Measurement:

@@ -24,6 +24,7 @@ THROTTLE_REASONS = {
     0x100: "display clocks",
 }
 HARMLESS = ("idle", "applications' clocks")
+"""A GPU at rest, and one whose clocks somebody fixed so that figures repeat."""
 
 
 @dataclass(frozen=True)

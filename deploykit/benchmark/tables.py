@@ -7,6 +7,7 @@ from typing import Any
 
 from deploykit.benchmark.compare import LEAST_ROUNDS, Comparison, Difference, compare_cases
 from deploykit.benchmark.machine import one_line
+from deploykit.benchmark.nvml import HARMLESS
 from deploykit.benchmark.report import CaseResult, Report
 from deploykit.benchmark.timing import LEAST_SAMPLES
 
@@ -61,7 +62,18 @@ def remarks(report: Report) -> list[str]:
         needs = ", ".join(f"p{percentile} from {samples:,}" for percentile, samples in LEAST_SAMPLES.items())
         lines.append(f"{_UNCOUNTED} too few samples ({least:,} at least here; {needs}); measure longer with --seconds")
     lines += _verdicts(report)
+    lines += _gpus(report)
     lines += [f"{_what(found)} against fp32: {found.verdict}" for found in precisions_compared(report)]
+    return lines
+
+
+def _gpus(report: Report) -> list[str]:
+    """What the GPUs themselves say against the figures, when the run was over."""
+    lines = []
+    for gpu in report.machine.get("gpus_after") or ():
+        slowed = [reason for reason in gpu["throttled_by"] if reason not in HARMLESS]
+        lines += [f"{gpu['name']} held its clocks back: {', '.join(slowed)}"] if slowed else []
+        lines += [f"{gpu['name']} ran {gpu['other_processes']} other processes"] if gpu["other_processes"] else []
     return lines
 
 

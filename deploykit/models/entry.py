@@ -48,3 +48,7 @@ class ModelEntry:
     num_classes: int = 1000
     task: str = "classification"
     training_only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"{self.name}: task is {self.task!r}, expected one of {', '.join(TASKS)}")

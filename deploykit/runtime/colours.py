@@ -50,11 +50,6 @@ def colour_table() -> npt.NDArray[np.uint8]:
     return table
 
 
-def to_oklab(srgb: npt.NDArray[np.uint8] | Floats) -> Floats:
-    """Oklab coordinates [..., 3] of sRGB colours [..., 3], 0 to 255: lightness 0 to 1, green-red, blue-yellow."""
-    return linear_to_oklab(to_linear(srgb))
-
-
 def to_linear(srgb: npt.NDArray[np.uint8] | Floats) -> Floats:
     """Linear light, 0 to 1, of sRGB values, 0 to 255 (IEC 61966-2-1)."""
     value = np.asarray(srgb, np.float64) / 255

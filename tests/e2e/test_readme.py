@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import with_figures
+from deploykit.models.catalogue import MODELS
 from tests.conftest import PHOTOS, Deploykit
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,10 @@ def test_the_transcript_is_what_predict_prints(deploykit_here: Deploykit, tmp_pa
     (shown,) = re.findall(r"```\n(coffee.png.*?)```", README, re.DOTALL)
     # Another processor may round the last digit otherwise.
     assert re.sub(r"\d\n", "\n", printed) == re.sub(r"\d\n", "\n", shown)
+
+
+def test_the_readme_counts_the_models() -> None:
+    assert f"`deploykit models` lists {len(MODELS)} networks" in README
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:

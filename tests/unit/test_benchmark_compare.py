@@ -171,6 +171,16 @@ def test_csv_has_a_line_per_case_and_markdown_a_row() -> None:
     assert as_markdown(report).count("\n| predict fp32 b") == 2
 
 
+def test_a_gpu_that_held_its_clocks_back_or_had_company_is_named() -> None:
+    calm = {"name": "NVIDIA L4", "throttled_by": ["applications' clocks"], "other_processes": 0}
+    hot = {"name": "NVIDIA L4", "throttled_by": ["hardware thermal slowdown"], "other_processes": 2}
+    said = [as_text(replace(report_of(result_of(10)), machine=MACHINE | {"gpus_after": [gpu]})) for gpu in (calm, hot)]
+    assert "clocks back" not in said[0]
+    assert "other processes" not in said[0]
+    assert "NVIDIA L4 held its clocks back: hardware thermal slowdown" in said[1]
+    assert "NVIDIA L4 ran 2 other processes" in said[1]
+
+
 def test_a_case_checks_itself() -> None:
     with pytest.raises(UsageError, match="batch 0"):
         Case("predict", "b", "fp32", 0)

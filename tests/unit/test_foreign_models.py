@@ -165,6 +165,14 @@ def test_a_checkpoint_is_fitted_whole_or_not_at_all(file: Path, tmp_path: Path) 
         load_foreign(reference, SMALL, weights_file=tmp_path / "more.pth")
 
 
+def test_the_names_in_a_checkpoint_are_taken_where_they_are_as_many_as_the_logits(file: Path, tmp_path: Path) -> None:
+    reference = Reference(str(file), "Net")
+    state = call_factory(find_factory(reference), {"num_classes": 3}, reference).state_dict()
+    for names, expected in ((["cat", "dog", "fox"], ("cat", "dog", "fox")), (["cat", "dog"], None)):
+        torch.save({"state_dict": state, "classes": names}, tmp_path / "w.pth")
+        assert load_foreign(reference, SMALL, weights_file=tmp_path / "w.pth").labels == expected
+
+
 def test_half_precision_checkpoints_become_float32(file: Path, tmp_path: Path) -> None:
     """Case O06 for somebody else's model."""
     reference = Reference(str(file), "Net")
