@@ -75,7 +75,7 @@ def compare_overhead(folder: Path, models: Sequence[str], *, quick: bool) -> Sec
 
 
 def _harness_percent(session: Session, bare: Any, pixels: npt.NDArray[np.uint8], rounds: int) -> dict[str, float]:
-    """How much more ``deploykit bench`` reports of a call than a bare loop takes for one, in percent: quartiles over rounds of both."""
+    """How much more ``deploykit bench`` reports of a call than a bare loop takes for one, in percent: quartiles over rounds."""
     device = Synchronous(lambda: session.run({"image": pixels}, ("logits",)))
     found = []
     for _ in range(rounds):
