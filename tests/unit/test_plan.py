@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.errors import EngineError, UsageError
-from deploykit.plan import BatchRange, Gpu, PlanFile, PlanRecord, read_plan
+from deploykit.plan import BatchRange, Gpu, PlanFile, PlanRecord, Repeats, read_plan
 from deploykit.spec import Precision
 
 A10 = Gpu("NVIDIA A10", "sm86", "CUDA 13.0")
@@ -213,3 +213,26 @@ def test_a_plan_that_its_record_does_not_know_and_one_that_is_not_there_are_refu
         read(tmp_path / "explain.plan")
     with pytest.raises(EngineError, match=r"gone\.plan cannot be read"):
         read(tmp_path / "gone.plan")
+
+
+REPEATS = Repeats((1.5, 1.0, 2.0), (10, 10, 12), ("a", "a", "b"), kept=0, gpu_time_ms=(1.0, 1.1, 0.9), timed_batch=8)
+
+
+def test_repeats_come_back_from_the_record_and_check_themselves() -> None:
+    record = record_of(CONTENT)
+    (name, file), *_ = record.files.items()
+    record = replace(record, files={name: replace(file, repeats=REPEATS)})
+    assert PlanRecord.from_text(record.to_text(), Path("plan.json")) == record
+    assert not REPEATS.is_identical
+    assert replace(REPEATS, sha256=("a", "a", "a")).is_identical
+    for change in ({"kept": 3}, {"kept": -1}, {"size_bytes": (10, 10)}, {"gpu_time_ms": (1.0,)}):
+        with pytest.raises(EngineError, match="expected one value of each build"):
+            replace(REPEATS, **change)
+
+
+def test_a_stripped_plan_is_refused_until_its_weights_are_in(tmp_path: Path) -> None:
+    path = write(tmp_path, CONTENT, record_of(CONTENT, stripped=True))
+    with pytest.raises(EngineError, match="was built without its weights") as caught:
+        read(path)
+    assert "deploykit refit" in str(caught.value.hint)
+    assert read_plan(path, backend="tensorrt", version="10.13.3.9", gpu=A10, may_be_stripped=True) == CONTENT
