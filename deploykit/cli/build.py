@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from deploykit.cli import console
 from deploykit.cli.build_plans import BuiltPlans, Wishes, build_plans
 from deploykit.cli.options import bundle_argument, warn_if_untrained
 from deploykit.errors import UsageError
-from deploykit.plan import COMPAT_LEVELS, BatchRange
+from deploykit.plan import COMPAT_LEVELS, BatchRange, Repeats
 from deploykit.spec import Precision
 from deploykit.trt import BACKENDS, BuildOptions
 
@@ -41,6 +42,8 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 @click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="LIBRARY",
               help="Shared library with plugins. May be repeated.")  # fmt: skip
 @click.option("--allow-fallback", is_flag=True, help="Accept plans that do not compute in --precision.")
+@click.option("--repeat", type=click.IntRange(1, 20), default=1, show_default=True,
+              help="Build that often without the cache, show how far the builds are apart, and keep the median one.")  # fmt: skip
 @click.option("--no-cache", is_flag=True, help="Build even if this machine has built the same before.")
 @click.option("--force", is_flag=True, help="Replace the plans that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json and where it is.")
@@ -61,6 +64,7 @@ def command(
     timing_cache: Path | None,
     plugins: tuple[Path, ...],
     allow_fallback: bool,
+    repeat: int,
     no_cache: bool,
     force: bool,
     as_json: bool,
@@ -91,6 +95,7 @@ def command(
         allow_fallback=allow_fallback,
         use_cache=not no_cache,
         replace=force,
+        repeat=repeat,
     )
     warn_if_untrained(opened)
     built = build_plans(opened, wishes)
@@ -139,4 +144,25 @@ def _as_text(bundle: Bundle, built: BuiltPlans) -> str:
         lines.append(f"  {'':<9} convolutions and matrix products: {counts or 'none'}")
         layers = ", ".join(f"{count} in {precision}" for precision, count in (file.engine or {}).items())
         lines.append(f"  {'':<9} the engine's layers: {layers or f'not inspected ({file.not_inspected})'}")
+        if file.repeats is not None:
+            lines += [f"  {'':<9} {line}" for line in _repeats(file.repeats)]
     return "\n".join(lines)
+
+
+def _repeats(repeats: Repeats) -> list[str]:
+    """How far apart several builds were."""
+    sizes = [size / 1e6 for size in repeats.size_bytes]
+    same = "identical bytes" if repeats.is_identical else f"{len(set(repeats.sha256))} different plans"
+    took = f"{_range(sizes, '.2f')} MB, {_range(repeats.build_s, '.2f')} s"
+    builds = f"{len(sizes)} builds: {took}, {same}; number {repeats.kept + 1} is kept"
+    if repeats.gpu_time_ms is None:
+        return [builds, f"their latency: not measured ({repeats.not_timed})"]
+    median = sorted(repeats.gpu_time_ms)[(len(sizes) - 1) // 2]
+    spread = (max(repeats.gpu_time_ms) - min(repeats.gpu_time_ms)) / median
+    times = f"{_range(repeats.gpu_time_ms, '.3f')} ms on the GPU at batch {repeats.timed_batch}, {spread:.1%} apart"
+    return [builds, times]
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from deploykit.bundle import Bundle, extend_bundle, sha256_of
 from deploykit.cli import console
+from deploykit.cli.build_timing import plan_timing
 from deploykit.engine.build import Engine, Request, build_engine, target_sm
 from deploykit.engine.cache import default_cache
+from deploykit.engine.repeat import build_repeatedly
 from deploykit.errors import BundleError, EngineError
 from deploykit.graph.files import SIDE_FILE_SUFFIX, read_structure
 from deploykit.graph.scopes import scopes_of
@@ -33,6 +35,7 @@ class Wishes:
         backend, precision, options: see their types.
         timing_cache: a file, or None.
         allow_fallback: accept another precision. use_cache: take what this machine has built. replace: plans that are there.
+        repeat: how often each plan is built; the median one is kept, and the cache takes no part from 2 on.
     """
 
     backend: str
@@ -42,6 +45,12 @@ class Wishes:
     allow_fallback: bool = False
     use_cache: bool = True
     replace: bool = False
+    repeat: int = 1
+
+    @property
+    def keeps_what_is_there(self) -> bool:
+        """Whether plans of the same graphs and options are left as they are."""
+        return not self.replace and self.repeat == 1
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,11 @@ def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
         timing_cache=wishes.timing_cache is not None,
     )
     empty = _record(flavour, wishes, {})
-    if (there := _find_there(bundle, empty, graphs)) is not None and not wishes.replace:
+    if wishes.keeps_what_is_there and (there := _find_there(bundle, empty, graphs)) is not None:
         return BuiltPlans(there, were_there=True)
     if not wishes.replace and f"{empty.folder}/{PLAN_NAME}" in bundle.manifest.files:
-        raise BundleError(
-            f"{bundle.path / empty.folder} holds plans of other graphs or options, or damaged ones",
-            hint="replace them with --force",
-        )
+        others = "" if wishes.repeat > 1 else " of other graphs or options, or damaged ones"
+        raise BundleError(f"{bundle.path / empty.folder} holds plans{others}", hint="replace them with --force")
     engines = {name: _build(bundle, name, made_from, flavour, wishes) for name, made_from in graphs.items()}
     files = {f"{name}.plan": _describe(engines[name], wishes, name, graphs[name]) for name in engines}
     record = replace(empty, files=files)
@@ -85,7 +92,8 @@ def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
         _write(bundle, record, engines, graphs)
     except BundleError:
         # Another process may have added the very same meanwhile; then there is nothing left to do.
-        if (there := _find_there(Bundle.open(bundle.path), empty, graphs)) is None or wishes.replace:
+        there = _find_there(Bundle.open(bundle.path), empty, graphs) if wishes.keeps_what_is_there else None
+        if there is None:
             raise
         return BuiltPlans(there, were_there=True)
     return BuiltPlans(record)
@@ -158,8 +166,19 @@ def _find_there(bundle: Bundle, wanted: PlanRecord, graphs: Mapping[str, Mapping
 def _build(bundle: Bundle, name: str, parts: Mapping[str, str], flavour: Flavour, wishes: Wishes) -> Engine:
     graph = bundle.file(f"{wishes.precision}/{name}.onnx")
     request = Request(graph, _digest(parts), wishes.precision, wishes.options, wishes.allow_fallback)
-    label = f"building {name} in {wishes.precision} for {target_sm(wishes.options.target)}"
+    times = f" {wishes.repeat} times" if wishes.repeat > 1 else ""
+    label = f"building {name} in {wishes.precision} for {target_sm(wishes.options.target)}{times}"
     with console.progress(label, total=1.0) as advance:
+        if wishes.repeat > 1:
+            return build_repeatedly(
+                flavour,
+                request,
+                wishes.repeat,
+                plan_timing(bundle, flavour, wishes.options, name),
+                timing_cache=wishes.timing_cache,
+                progress=lambda share: advance(to=share, total=1.0),
+                modules=partial(_modules, graph),
+            )
         return build_engine(
             flavour,
             request,
@@ -194,6 +213,7 @@ def _describe(engine: Engine, wishes: Wishes, name: str, parts: Mapping[str, str
         engine.multiplying,
         engine.engine,
         engine.not_inspected,
+        engine.repeats,
     )
 
 

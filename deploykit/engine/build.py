@@ -12,7 +12,7 @@ from typing import Any
 
 from deploykit.engine.cache import Entry, cache_key, get_or_build, replace_file
 from deploykit.errors import EngineError
-from deploykit.plan import Gpu
+from deploykit.plan import Gpu, Repeats
 from deploykit.spec import Precision
 from deploykit.trt import BuildOptions, Flavour, build_plan, find_gpu, inspect_plan
 
@@ -28,6 +28,7 @@ class Engine:
     multiplying: Mapping[str, int]
     engine: Mapping[str, int] | None
     not_inspected: str | None
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,31 @@ def test_two_builds_of_one_bundle_at_once_both_end_well(bundle: Path) -> None:
     assert set(record_of(bundle).files) == {"predict.plan", "explain.plan"}
 
 
+def test_several_builds_are_compared_and_the_median_one_is_kept(
+    bundle: Path, cache: Path, deploykit_here: Deploykit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploykit.cli.build_timing.find_gpu", lambda: None)
+    done = deploykit_here("build", bundle, *SM86, "--repeat", "3")
+    assert done.returncode == 0, done.stderr
+    assert "3 builds: " in done.stdout
+    assert "their latency: not measured (no NVIDIA GPU here that could run the plans)" in done.stdout
+    assert not cache.exists()
+    record = record_of(bundle)
+    for name, file in record.files.items():
+        repeats = file.repeats
+        assert repeats is not None
+        middle = sorted(zip(repeats.size_bytes, repeats.build_s, strict=True))[1]
+        assert (repeats.size_bytes[repeats.kept], repeats.build_s[repeats.kept]) == middle
+        assert repeats.sha256[repeats.kept] == file.sha256 == Bundle.open(bundle).manifest.files[f"{record.folder}/{name}"].sha256
+        assert ("identical bytes" in done.stdout) == all(f.repeats and f.repeats.is_identical for f in record.files.values())
+    # Whoever asks for several builds wants them made, so what is there is not taken for an answer.
+    refused = deploykit_here("build", bundle, *SM86, "--repeat", "2")
+    assert refused.returncode == 1
+    assert "holds plans\n" in refused.stderr
+    assert deploykit_here("build", bundle, *SM86, "--repeat", "2", "--force").returncode == 0
+    assert "was there already" in deploykit_here("build", bundle, *SM86).stdout
+
+
 @pytest.mark.skipif(find_gpu() is not None, reason="asks what happens where there is no GPU")
 def test_without_a_gpu_the_target_must_be_named(bundle: Path, deploykit_here: Deploykit) -> None:
     done = deploykit_here("build", bundle, "--backend", "tensorrt-rtx")
