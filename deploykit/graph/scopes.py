@@ -1,4 +1,4 @@
-"""Which tensor of a graph is the output of which torch module, from the exporter's notes on each node."""
+"""Which node and which tensor of a graph belong to which torch module, from the exporter's notes on each node."""
 
 import ast
 from collections.abc import Collection, Iterator
@@ -47,6 +47,23 @@ def scopes_of(node: onnx.NodeProto) -> list[str]:
         return []
     # The last entry is the operator, the first the model.
     return [s for s in scopes[:-1] if s] if isinstance(scopes, list) else []
+
+
+def name_nodes(graph: onnx.ModelProto) -> None:
+    """Call every node after the innermost module it came from and its operator, such as ``features.1.0.block.0.0/Conv``.
+
+    Verdicts, plots, TensorRT's layer lists and its messages then speak of the user's modules. What reads a module's weight is that
+    module's, whatever was folded into it. A module that runs an operator more than once numbers them: ``relu/Relu``, ``relu/Relu_2``.
+    """
+    owners = {
+        tensor.name: tensor.name.removesuffix(".weight") for tensor in graph.graph.initializer if tensor.name.endswith(".weight")
+    }
+    seen: dict[str, int] = {}
+    for node in graph.graph.node:
+        module = next((owners[name] for name in node.input if name in owners), None)
+        name = "/".join([*([module] if module else scopes_of(node)[-1:]), node.op_type])
+        seen[name] = count = seen.get(name, 0) + 1
+        node.name = name if count == 1 else f"{name}_{count}"
 
 
 def with_outputs(graph: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from deploykit.errors import ExportError, UsageError
 from deploykit.graph.describe import check_deterministic, strip_exporter_notes
 from deploykit.graph.pixels import IMAGE_NAME, add_pixel_input
+from deploykit.graph.scopes import name_nodes
 from deploykit.graph.versions import DEFAULT_OPSET, OPSETS, opset_of, set_ir_version
 from deploykit.image import normalize
 from deploykit.spec import ImageSpec
@@ -59,6 +60,7 @@ def export_graph(model: nn.Module, image: ImageSpec, *, input_kind: str = "pixel
     if opset_of(graph) != opset:
         raise ExportError(f"torch's exporter wrote opset {opset_of(graph)} where {opset} was asked for", hint="update torch")
     strip_exporter_notes(graph)
+    name_nodes(graph)
     check_deterministic(graph)
     _name_tensors(graph)
     if input_kind == "pixels":
