@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these [default: all]")
     parser.add_argument("--target", action="append", metavar="SM", help="build engines for it, as often as wanted [default: sm86]")
     parser.add_argument("--again", action="store_true", help="forget what an earlier run found")
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="models at once; their seconds then say little [default: 1]"
-    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="models at once [default: 1]")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in MODELS]:
         parser.error(f"no such model: {', '.join(unknown)}")
@@ -74,7 +72,19 @@ def record(rows: Mapping[str, Mapping[str, Any]]) -> None:
     write_results(RESULT, {"machine": describe_machine(*PACKAGES), "models": ordered})
 
 
-_HEADER = ("model", "parameters", "multiply-adds", "oracle", "float64", "export s", "parity", "explain", "MB", "engines, MB", "s")
+_HEADER = (
+    "model",
+    "parameters",
+    "multiply-adds",
+    "oracle",
+    "float64",
+    "export s",
+    "parity",
+    "explain",
+    "MB",
+    "engines, MB",
+    "CPU s",
+)
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -95,7 +105,7 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['explain_parity']:.0e}",
         sizes,
         " ".join(f"{made['predict']['mb']:.0f}+{made['explain']['mb']:.0f}" for made in engines),
-        f"{row['seconds']}",
+        f"{row['cpu_s']}",
     )
 
 
