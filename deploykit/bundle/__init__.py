@@ -5,7 +5,7 @@
 
 from deploykit.bundle.manifest import FileRecord, LayerRecord, Manifest, ModelRecord, WeightsRecord, sha256_of
 from deploykit.bundle.reader import Bundle, Golden
-from deploykit.bundle.writer import Stage, check_target, extend_bundle, new_bundle
+from deploykit.bundle.writer import Stage, check_target, extend_bundle, new_bundle, new_folder
 
 __all__ = [
     "Bundle",
@@ -19,5 +19,6 @@ __all__ = [
     "check_target",
     "extend_bundle",
     "new_bundle",
+    "new_folder",
     "sha256_of",
 ]

@@ -151,6 +151,27 @@ def extend_bundle(path: str | Path) -> Iterator[Stage]:
             _commit(stage, target)
 
 
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Prepare a folder that is no bundle, in the same way: it takes the place of what is at ``path`` when the block ends well.
+
+    Whether what is there may go is the caller's to say, before and inside the block.
+
+    Yields:
+        An empty folder beside ``path``.
+
+    Raises:
+        BundleError: the disk refused.
+    """
+    target = _resolve(Path(path))
+    with _staging(target) as folder:
+        yield folder
+        with _disk_errors(target):
+            for file in (p for p in folder.rglob("*") if p.is_file()):
+                _flush(file)
+            _put_in_place(folder, target)
+
+
 def _resolve(path: Path) -> Path:
     try:
         return path.resolve()
@@ -238,13 +259,18 @@ def _commit(stage: Stage, target: Path) -> None:
     manifest = stage.folder / MANIFEST_NAME
     manifest.write_text(stage.manifest.to_text(), encoding="utf-8")
     _flush(manifest)
-    for folder in [stage.folder, *(p for p in stage.folder.rglob("*") if p.is_dir())]:
+    _put_in_place(stage.folder, target)
+
+
+def _put_in_place(prepared: Path, target: Path) -> None:
+    """Flush the folders and swap; the old content then stands under the prepared folder's name."""
+    for folder in [prepared, *(p for p in prepared.rglob("*") if p.is_dir())]:
         _flush(folder)
     if target.exists() and any(target.iterdir()):
-        _exchange(stage.folder, target)
+        _exchange(prepared, target)
     else:
         # rename(2) replaces an empty folder and refuses one that has been filled meanwhile.
-        stage.folder.rename(target)
+        prepared.rename(target)
     _flush(target.parent)
 
 
