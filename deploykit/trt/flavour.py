@@ -16,8 +16,18 @@ from deploykit.plan import COMPAT_LEVELS
 from deploykit.trt.device import find_gpu
 
 BACKENDS = ("tensorrt", "tensorrt-rtx")
-RTX_ONLY_NAMES = frozenset({"ComputeCapability", "num_compute_capabilities", "set_compute_capability"})
-"""Names that TensorRT itself does not have; used only where `Flavour.targets` is not empty."""
+RTX_ONLY_NAMES = frozenset(
+    {
+        "ComputeCapability",
+        "num_compute_capabilities",
+        "set_compute_capability",
+        "CudaGraphStrategy",
+        "cuda_graph_strategy",
+        "WHOLE_GRAPH_CAPTURE",
+        "DISABLED",
+    }
+)
+"""Names that TensorRT itself does not have; used only where `Flavour.targets` or `Flavour.captures_itself` says so."""
 
 NEWER_NAMES = frozenset({"ENABLE_PLUGIN_OVERRIDE"})
 """Names that TensorRT 10.12 does not have; used only where the flavour says that it does."""
@@ -43,6 +53,9 @@ class Flavour:
         strips_without_gpu: whether the builder makes those on a machine without a GPU.
         has_timing_cache: kernel timings kept from build to build.
         has_plugin_override: a plugin takes the place of an ONNX function of its name; elsewhere the function's body runs.
+        captures_itself: execution contexts capture CUDA graphs themselves. TensorRT-RTX compiles kernels for a shape while slower
+            ones run, and it alone knows when a capture would keep the slow ones
+            (https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html).
     """
 
     backend: str
@@ -55,6 +68,7 @@ class Flavour:
     strips_without_gpu: bool = False
     has_timing_cache: bool = False
     has_plugin_override: bool = False
+    captures_itself: bool = False
 
     def __str__(self) -> str:
         return f"{self.backend} {self.version}"
@@ -80,7 +94,7 @@ def load_flavour(backend: str) -> Flavour:
             hint=_INSTALL[backend],
         )
     if backend == "tensorrt-rtx":
-        return Flavour(backend, version, api, targets=_targets(api), has_plugin_override=True)
+        return Flavour(backend, version, api, targets=_targets(api), has_plugin_override=True, captures_itself=True)
     return Flavour(
         backend,
         version,
