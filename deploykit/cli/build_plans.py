@@ -214,6 +214,7 @@ def _describe(engine: Engine, wishes: Wishes, name: str, parts: Mapping[str, str
         engine.engine,
         engine.not_inspected,
         engine.repeats,
+        engine.layers,
     )
 
 

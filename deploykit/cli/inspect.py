@@ -1,4 +1,4 @@
-"""``deploykit inspect``: what a bundle or a graph holds, in a few lines or as JSON."""
+"""``deploykit inspect``: what a bundle, a graph or a plan holds, in a few lines or as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import click
 
 from deploykit.bundle import Bundle
 from deploykit.cli import console
+from deploykit.cli.inspect_plan import is_plan, plan_facts, plan_text
 from deploykit.errors import BundleError
 from deploykit.runtime.classifier import TWIN_SUFFIX
 from deploykit.spec import Precision
@@ -21,10 +22,19 @@ _SHOWN = 5
 
 @click.command(name="inspect")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--layers", is_flag=True, help="List the layers that Grad-CAM can look at, deepest last.")
+@click.option(
+    "--layers", is_flag=True, help="List the layers that Grad-CAM can look at, deepest last; of a plan, the engine's layers."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(path: Path, layers: bool, as_json: bool) -> None:
-    """Show what a bundle or an ONNX graph holds."""
+    """Show what a bundle, an ONNX graph or a TensorRT plan holds.
+
+    For plans: the folder, its plan.json, or one .plan file. No plan is loaded, so none of this needs a GPU.
+    """
+    if is_plan(path):
+        facts = plan_facts(path)
+        console.result(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else plan_text(facts, with_layers=layers))
+        return
     if layers:
         from deploykit.cli.inspect_graph import layer_facts, layer_text
 

@@ -14,7 +14,7 @@ from deploykit.engine.cache import Entry, cache_key, get_or_build, replace_file
 from deploykit.errors import EngineError
 from deploykit.plan import Gpu, Repeats
 from deploykit.spec import Precision
-from deploykit.trt import BuildOptions, Flavour, build_plan, find_gpu, inspect_plan
+from deploykit.trt import BuildOptions, EngineLayer, Flavour, build_plan, count_precisions, find_gpu, inspect_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class Engine:
     multiplying: Mapping[str, int]
     engine: Mapping[str, int] | None
     not_inspected: str | None
+    layers: tuple[tuple[str, str], ...] = ()
     repeats: Repeats | None = None
 
 
@@ -78,13 +79,14 @@ def build_engine(
         )
         if timing_cache is not None and built.timing_cache is not None:
             _write(timing_cache, built.timing_cache)
-        counted, reason = _inspect(flavour, built.data, target_sm(request.options.target))
+        layers, reason = _inspect(flavour, built.data, target_sm(request.options.target))
         facts = {
             "build_s": round(built.build_s, 3),
             "network": dict(built.network.layers),
             "multiplying": dict(built.network.multiplying),
-            "engine": counted,
+            "engine": count_precisions(layers),
             "not_inspected": reason,
+            "layers": layers,
         }
         return built.data, facts
 
@@ -92,7 +94,9 @@ def build_engine(
         (plan, facts), found = build(), False
     else:
         (plan, facts), found = get_or_build(cache, cache_key(_key(flavour, request)), build, on_wait=on_wait)
-    engine = Engine(plan, from_cache=found, **facts)
+    # A cache entry comes out of JSON, which has no tuples.
+    layers = tuple((name, precision) for name, precision in facts.pop("layers"))
+    engine = Engine(plan, from_cache=found, layers=layers, **facts)
     if not request.allow_fallback:
         require_delivered(request.precision, engine)
     return engine
@@ -130,15 +134,15 @@ def target_sm(target: str) -> str:
     return gpu.sm
 
 
-def _inspect(flavour: Flavour, plan: bytes, sm: str) -> tuple[dict[str, int] | None, str | None]:
-    """Layers by precision, or why they could not be counted."""
+def _inspect(flavour: Flavour, plan: bytes, sm: str) -> tuple[tuple[EngineLayer, ...], str | None]:
+    """The engine's layers, or why their precisions could not be told."""
     gpu: Gpu | None = find_gpu()
     if gpu is None:
-        return None, "no CUDA driver here that could load the engine"
+        return (), "no CUDA driver here that could load the engine"
     if gpu.sm != sm:
-        return None, f"the GPU here is {gpu.sm}, the engine is for {sm}"
-    counted = inspect_plan(flavour, plan)
-    return counted, None if counted is not None else "the Engine Inspector tells no precision of any layer"
+        return (), f"the GPU here is {gpu.sm}, the engine is for {sm}"
+    layers = inspect_plan(flavour, plan)
+    return layers, None if count_precisions(layers) is not None else "the Engine Inspector tells no precision of any layer"
 
 
 def _key(flavour: Flavour, request: Request) -> dict[str, Any]:

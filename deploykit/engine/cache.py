@@ -19,7 +19,7 @@ from deploykit.errors import EngineError
 Entry = tuple[bytes, dict[str, Any]]
 """A plan, and facts about it that JSON can hold."""
 
-_LAYOUT = 1  # part of the key: raise it when plans are built otherwise from the same options
+_LAYOUT = 2  # part of the key: raise it when plans are built otherwise from the same options
 
 
 def default_cache() -> Path:

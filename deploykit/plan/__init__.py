@@ -1,6 +1,7 @@
-"""What a plan is for (`record`), and refusing it where it does not belong before TensorRT sees it (`check`)."""
+"""What a plan is for (`record`, `header`), and refusing it where it does not belong before TensorRT sees it (`check`)."""
 
 from deploykit.plan.check import check_content, check_fit, read_content, read_plan, read_record
+from deploykit.plan.header import PlanHeader, read_header
 from deploykit.plan.record import (
     COMPAT_LEVELS,
     PLAN_NAME,
@@ -18,12 +19,14 @@ __all__ = [
     "BatchRange",
     "Gpu",
     "PlanFile",
+    "PlanHeader",
     "PlanRecord",
     "Repeats",
     "check_content",
     "check_fit",
     "plan_folder",
     "read_content",
+    "read_header",
     "read_plan",
     "read_record",
 ]

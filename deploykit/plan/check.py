@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from deploykit.errors import EngineError
+from deploykit.plan.header import read_header
 from deploykit.plan.record import PLAN_NAME, Gpu, PlanFile, PlanRecord
 
 _AMPERE = 80
@@ -21,8 +22,6 @@ _SIGNATURES = {
     b"<!DOCTYPE": ("is a web page, perhaps of a failed download", "download the plan again"),
     b"<html": ("is a web page, perhaps of a failed download", "download the plan again"),
 }
-# What plans begin with: TensorRT writes "ftrt" (8 to 11), TensorRT-RTX "vtrt" (seen with 1.7).
-_PLAN_MARKS = (b"ftrt", b"vtrt")
 # ModelProto begins with ir_version (field 1, varint), then a producer name, a domain, opset or graph (length-delimited fields).
 _ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x3a\x42]", re.DOTALL)
 
@@ -33,7 +32,7 @@ def read_plan(
     """A plan's bytes, after every check that needs no TensorRT.
 
     Args:
-        path: the plan; its plan.json stands beside it. Without one the file itself is looked at, and nothing is known of its GPU.
+        path: the plan; its plan.json stands beside it. Without one its own header is looked at, and nothing is known of its GPU.
         backend, version: what is to load it. gpu: the device that was selected, not the first one by default.
         plugins: names of the plugin libraries that are loaded.
         may_be_stripped: take a plan whose weights are to be put in.
@@ -45,6 +44,7 @@ def read_plan(
     record = read_record(path.parent)
     check_content(path, data, record.files.get(path.name) if record else None)
     if record is None:
+        _check_header(path, data, backend=backend, version=version)
         return data
     if path.name not in record.files:
         described = ", ".join(record.files) or "no plan"
@@ -99,8 +99,14 @@ def check_content(path: Path, data: bytes, file: PlanFile | None) -> None:
         raise EngineError(f"{path} is an ONNX graph, expected a plan", hint="build a plan from it with: deploykit build BUNDLE")
     if file is not None and (len(data) != file.size_bytes or hashlib.sha256(data).hexdigest() != file.sha256):
         raise EngineError(_difference(path, data, file), hint=copy)
-    if file is None and not data.startswith(_PLAN_MARKS):
+    if file is not None:
+        return
+    header = read_header(data)
+    if header is None:
         raise EngineError(f"{path} is not a plan: it begins with {data[:4].hex(' ')}, plans begin with 'ftrt' or 'vtrt'", hint=copy)
+    if header.size_bytes is not None and header.size_bytes != len(data):
+        short = "it is cut short" if len(data) < header.size_bytes else "something was added to it"
+        raise EngineError(f"{path} has {len(data):,} bytes, its header says {header.size_bytes:,}: {short}", hint=copy)
 
 
 def check_fit(
@@ -130,6 +136,21 @@ def check_fit(
             f"{path} needs the plugin {'libraries' if len(missing) > 1 else 'library'} {', '.join(missing)}; "
             f"{', '.join(plugins) or 'none'} loaded",
             hint="give it with --plugin",
+        )
+
+
+def _check_header(path: Path, data: bytes, *, backend: str, version: str) -> None:
+    """A plan without a record: its header's product and version; a later minor may load it, if it was built to be compatible."""
+    header = read_header(data)
+    if header is None or header.backend != backend:
+        made = f"{header.backend} {header.version}" if header else "something else"
+        raise EngineError(
+            f"{path} was built by {made}; {backend} {version} is to load it", hint="build it again with: deploykit build"
+        )
+    built, here = ([int(part) for part in text.split(".")[:2]] for text in (header.version, version))
+    if built[0] != here[0] or built[1] > here[1]:
+        raise EngineError(
+            f"{path} was built with {backend} {header.version}; here is {version}", hint="build it again with: deploykit build"
         )
 
 

@@ -109,6 +109,7 @@ class PlanFile:
         engine: layers of the finished engine by precision, from the Engine Inspector; None where it could not look.
         not_inspected: why, where it could not.
         repeats: what several builds of it gave; None where it was built once.
+        layers: name and precision of each of the engine's layers, in order; empty where the inspector could not look.
     """
 
     sha256: str
@@ -122,13 +123,15 @@ class PlanFile:
     engine: Mapping[str, int] | None = None
     not_inspected: str | None = None
     repeats: Repeats | None = None
+    layers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "PlanFile":
         """Read a file's part of plan.json."""
         repeats = data.get("repeats")
         lists: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in (repeats or {}).items()}
-        return cls(**{**data, "repeats": Repeats(**lists) if repeats else None})
+        layers = tuple((str(name), str(precision)) for name, precision in data.get("layers", ()))
+        return cls(**{**data, "repeats": Repeats(**lists) if repeats else None, "layers": layers})
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ the driver for the GPU. Nothing is imported until a flavour is asked for.
 from deploykit.trt.build import BuildOptions, BuiltPlan, build_plan
 from deploykit.trt.device import find_gpu
 from deploykit.trt.flavour import BACKENDS, Flavour, load_flavour
-from deploykit.trt.inspect import inspect_plan
+from deploykit.trt.inspect import EngineLayer, count_precisions, inspect_plan
 from deploykit.trt.network import NetworkSummary
 
 __all__ = [
     "BACKENDS",
     "BuildOptions",
     "BuiltPlan",
+    "EngineLayer",
     "Flavour",
     "NetworkSummary",
     "build_plan",
+    "count_precisions",
     "find_gpu",
     "inspect_plan",
     "load_flavour",

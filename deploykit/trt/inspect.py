@@ -8,7 +8,8 @@ layer details lists names alone, which says nothing of precision.
 import json
 import re
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from deploykit.errors import EngineError
 from deploykit.trt.flavour import Flavour
@@ -27,8 +28,15 @@ _WORDS = {
 }
 
 
-def inspect_plan(flavour: Flavour, plan: bytes) -> dict[str, int] | None:
-    """Load a plan and count its layers by precision; None where the inspector tells none.
+class EngineLayer(NamedTuple):
+    """A layer of an engine: its name, and its precision or ``unknown``."""
+
+    name: str
+    precision: str
+
+
+def inspect_plan(flavour: Flavour, plan: bytes) -> tuple[EngineLayer, ...]:
+    """Load a plan and list its layers.
 
     Raises:
         EngineError: the plan does not load.
@@ -40,13 +48,11 @@ def inspect_plan(flavour: Flavour, plan: bytes) -> dict[str, int] | None:
     if engine is None:
         raise EngineError(f"{flavour} does not load the plan it has built: {'; '.join(log.errors) or 'no reason given'}")
     inspector = engine.create_engine_inspector()
-    return count_precisions(inspector.get_engine_information(flavour.api.LayerInformationFormat.JSON))
+    return read_layers(inspector.get_engine_information(flavour.api.LayerInformationFormat.JSON))
 
 
-def count_precisions(report: str) -> dict[str, int] | None:
-    """Count an inspector's layers by the type of their first input: what a layer multiplies in is what it reads.
-
-    None where no layer says a type.
+def read_layers(report: str) -> tuple[EngineLayer, ...]:
+    """The layers of an inspector's report; a layer's precision is the type of its first input: it multiplies in what it reads.
 
     Raises:
         EngineError: not JSON, or without layers.
@@ -55,10 +61,19 @@ def count_precisions(report: str) -> dict[str, int] | None:
         layers = json.loads(report)["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"the Engine Inspector's report cannot be read: {error!r}") from error
-    counts = Counter(_precision(layer) for layer in layers)
+    return tuple(EngineLayer(_name(layer), _precision(layer)) for layer in layers)
+
+
+def count_precisions(layers: Sequence[EngineLayer]) -> dict[str, int] | None:
+    """Layers by precision; None where the inspector tells that of no layer."""
+    counts = Counter(precision for _, precision in layers)
     if counts["unknown"] == len(layers):
         return None
     return dict(sorted(counts.items()))
+
+
+def _name(entry: Any) -> str:
+    return str(entry.get("Name", "")) if isinstance(entry, dict) else str(entry)
 
 
 def _precision(entry: Any) -> str:

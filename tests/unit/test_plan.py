@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.errors import EngineError, UsageError
-from deploykit.plan import BatchRange, Gpu, PlanFile, PlanRecord, Repeats, read_plan
+from deploykit.plan import BatchRange, Gpu, PlanFile, PlanHeader, PlanRecord, Repeats, read_header, read_plan
 from deploykit.spec import Precision
 
 A10 = Gpu("NVIDIA A10", "sm86", "CUDA 13.0")
@@ -215,13 +215,46 @@ def test_a_plan_that_its_record_does_not_know_and_one_that_is_not_there_are_refu
         read(tmp_path / "gone.plan")
 
 
+def bare(mark: bytes, version: tuple[int, ...], size: int) -> bytes:
+    """The bytes of a plan as its header describes it: mark, length at 16, version at 24."""
+    return (mark + bytes(12) + size.to_bytes(8, "little") + bytes(version)).ljust(size, b"\0")
+
+
+def test_a_bare_plan_tells_who_wrote_it_in_which_version_and_where_it_is_known_how_long_it_is() -> None:
+    assert read_header(bare(b"ftrt", (10, 13, 3, 9), 100)) == PlanHeader("tensorrt", "10.13.3.9", None)
+    assert read_header(bare(b"vtrt", (1, 7, 1, 116), 100)) == PlanHeader("tensorrt-rtx", "1.7.1.116", 100)
+    assert read_header(b"ftrt" + bytes(20)) is None
+    assert read_header(bytes(100)) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (bare(b"vtrt", (1, 7, 1, 116), 100), None),
+        (bare(b"vtrt", (1, 6, 0, 0), 100), None),  # may have been built to be version-compatible: TensorRT itself decides
+        (bare(b"vtrt", (1, 7, 1, 116), 100)[:-1], r"has 99 bytes, its header says 100: it is cut short"),
+        (bare(b"vtrt", (1, 7, 1, 116), 100) + b"\r", r"has 101 bytes, its header says 100: something was added"),
+        (bare(b"vtrt", (1, 8, 0, 0), 100), r"built with tensorrt-rtx 1\.8\.0\.0; here is 1\.7\.1\.116"),
+        (bare(b"vtrt", (2, 0, 0, 0), 100), r"built with tensorrt-rtx 2\.0\.0\.0; here is 1\.7\.1\.116"),
+        (bare(b"ftrt", (10, 13, 3, 9), 100), r"built by tensorrt 10\.13\.3\.9; tensorrt-rtx 1\.7\.1\.116 is to load it"),
+    ],
+)
+def test_a_bare_plan_is_refused_by_its_own_header(data: bytes, message: str | None, tmp_path: Path) -> None:
+    path = write(tmp_path, data, None)
+    if message is None:
+        assert read(path, "1.7.1.116", backend="tensorrt-rtx") == data
+    else:
+        with pytest.raises(EngineError, match=message):
+            read(path, "1.7.1.116", backend="tensorrt-rtx")
+
+
 REPEATS = Repeats((1.5, 1.0, 2.0), (10, 10, 12), ("a", "a", "b"), kept=0, gpu_time_ms=(1.0, 1.1, 0.9), timed_batch=8)
 
 
 def test_repeats_come_back_from_the_record_and_check_themselves() -> None:
     record = record_of(CONTENT)
     (name, file), *_ = record.files.items()
-    record = replace(record, files={name: replace(file, repeats=REPEATS)})
+    record = replace(record, files={name: replace(file, repeats=REPEATS, layers=(("conv", "fp16"),))})
     assert PlanRecord.from_text(record.to_text(), Path("plan.json")) == record
     assert not REPEATS.is_identical
     assert replace(REPEATS, sha256=("a", "a", "a")).is_identical

@@ -22,10 +22,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import deploykit.trt
 from deploykit.errors import EngineError, MissingExtraError, UsageError
-from deploykit.plan import BatchRange
+from deploykit.plan import BatchRange, PlanHeader, read_header
 from deploykit.trt import BuildOptions, Flavour, build_plan, find_gpu, load_flavour
 from deploykit.trt import flavour as flavours
-from deploykit.trt.inspect import count_precisions
+from deploykit.trt.engine import DTYPES
+from deploykit.trt.inspect import count_precisions, read_layers
 from deploykit.trt.log import _LEVELS, plain
 from deploykit.trt.monitor import cancel_on_interrupt
 from deploykit.trt.network import _MULTIPLYING, _PASSING, PRECISIONS
@@ -65,7 +66,7 @@ CONV = graph_of("c = Conv <pads=[1,1,1,1]> (image, w)", "y = Relu (c)").Serializ
 
 def test_a_plan_is_built_for_a_gpu_that_is_not_here(rtx: Flavour) -> None:
     built = build_plan(rtx, CONV, SM86)
-    assert built.data.startswith(b"vtrt")
+    assert read_header(built.data) == PlanHeader("tensorrt-rtx", rtx.version, len(built.data))
     assert built.network.multiplying == {"fp32": 1}
     assert built.network.layers == {"fp32": 2}
 
@@ -309,25 +310,30 @@ def test_tensorrt_without_a_gpu_says_which_flavour_needs_none(monkeypatch: pytes
 def test_precisions_are_counted_from_either_wording_of_the_inspector() -> None:
     words = ["Channel major INT8 format where channel % 32 == 0", "Half", "Row major linear FP32", "Float", "N/A"]
     layers = ", ".join(f'{{"Name": "l", "Inputs": [{{"Format/Datatype": "{word}"}}], "Outputs": []}}' for word in words)
-    assert count_precisions(f'{{"Layers": [{layers}]}}') == {"fp16": 1, "fp32": 2, "int8": 1, "unknown": 1}
+    found = read_layers(f'{{"Layers": [{layers}]}}')
+    assert [layer.name for layer in found] == ["l"] * 5
+    assert count_precisions(found) == {"fp16": 1, "fp32": 2, "int8": 1, "unknown": 1}
 
 
 def test_a_report_without_precisions_counts_nothing_and_a_broken_one_is_an_error() -> None:
-    assert count_precisions('{"Layers": ["conv1", "conv2"]}') is None
+    found = read_layers('{"Layers": ["conv1", "conv2"]}')
+    assert found == (("conv1", "unknown"), ("conv2", "unknown"))
+    assert count_precisions(found) is None
+    assert count_precisions(()) is None
     with pytest.raises(EngineError, match="cannot be read"):
-        count_precisions("nothing")
+        read_layers("nothing")
 
 
 HANDLES = {
     "api", "builder", "network", "config", "parser", "profile", "layer", "tensor", "error", "cache", "registry",
-    "runtime", "engine", "inspector", "source", "memory",
+    "runtime", "engine", "inspector", "source", "memory", "context",
 }  # fmt: skip
 """Variables of deploykit.trt that hold TensorRT's objects."""
 
 
 def used_names() -> set[str]:
     """Attributes of TensorRT's objects in deploykit.trt, names of overridden methods, and names of enum members in its tables."""
-    found = set(_LEVELS) | set(PRECISIONS) | set(_MULTIPLYING) | set(_PASSING)
+    found = set(_LEVELS) | set(PRECISIONS) | set(DTYPES) | set(_MULTIPLYING) | set(_PASSING)
     for path in Path(deploykit.trt.__path__[0]).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and _root(node) in HANDLES:
