@@ -96,10 +96,71 @@ def explanations(result: Mapping[str, Any]) -> str:
     return f"{title}\n\n{chart}\n\n{_table(header, rows)}"
 
 
+def precision(result: Mapping[str, Any]) -> str:
+    """INT8 on a CPU against FP32, the signed graph and OpenVINO, at batch 8 on one thread."""
+    rows = []
+    for name, found in result["precision"].items():
+        ratios = {side: times["cpu_ms"]["median"] for side, times in found["batch 8"]["times_twin"].items()}
+        size = found["size_bytes"]["signed"] / found["size_bytes"]["fp32"]
+        rows.append([name, *(f"{ratios[side]:.2f}" for side in ("fp32", "int8 signed", "openvino int8")), f"{size:.2f}"])
+    header = ["batch 8, one thread", "FP32", "INT8 as TensorRT takes it", "the same in OpenVINO", "INT8 file / FP32 file"]
+    title = f"CPU time of a run, as a multiple of the INT8 twin's on ONNX Runtime ({_machine(result)}):"
+    return f"{title}\n\n{_table(header, rows)}"
+
+
+def calibration(result: Mapping[str, Any]) -> str:
+    """Calibrating with every method at once, against ONNX Runtime's calibrators."""
+    rows = []
+    for title, found in result["calibration"].items():
+        for side, times in found["sides"].items():
+            rows.append([title, side, f"{times['wall_ms']['median'] / 1e3:.1f} s", f"{found['peak_rss_mb'][side]:,.0f} MB"])
+        rows += [[title, side, "not done", f"more than {result['limit_gb'] * 1e3:,.0f} MB"] for side in found["absent"]]
+    text = f"Calibrating {result['model']} ({_machine(result)}); deploykit's one pass serves all of its methods:"
+    return f"{text}\n\n{_table(['', 'side', 'time', 'most memory'], rows)}"
+
+
+def sweep(result: Mapping[str, Any]) -> str:
+    """Every model through the whole chain."""
+    rows = []
+    for row in result["models"]:
+        if not row["passed"]:
+            rows.append([row["name"], f"**{row['reason']}**", *[""] * 7])
+            continue
+        oracle, precisions = row["oracle"], row["precisions"]
+        engines = {made: found["engines"]["sm86"] for made, found in precisions.items()}
+        rows.append(
+            [
+                row["name"],
+                f"{row['parameters'] / 1e6:.1f}",
+                f"{row['multiply_adds'] / 1e9:.2f}",
+                "" if oracle is None else f"{oracle['library']}, {oracle['float32']:.0e}",
+                f"{row['parity']:.0e}",
+                f"{row['explain_parity']:.0e}",
+                " / ".join(f"{found['predict_mb']:.0f}" for found in precisions.values()),
+                " / ".join(f"{found['predict']['mb']:.0f} + {found['explain']['mb']:.0f}" for found in engines.values()),
+                " / ".join(f"{sum(plan['build_s'] for plan in found.values()):.0f}" for found in engines.values()),
+            ]
+        )
+    passed = sum(row["passed"] for row in result["models"])
+    targets = list(next(row for row in result["models"] if row["passed"])["precisions"]["fp32"]["engines"])
+    header = [
+        "", "parameters, M", "multiply-adds, G", "oracle, logits apart", "graph / torch", "explain / autograd", "graph, MB", "sm86 plans, MB", "built in s"
+    ]  # fmt: skip
+    title = (
+        f"{passed} of {len(result['models'])} models pass the whole chain: the same weights in an independent implementation, export, "
+        f"verify, Grad-CAM, FP16, INT8, and TensorRT-RTX plans of predict and explain for {', '.join(targets)} at each precision "
+        "(FP32 / FP16 / INT8)."
+    )
+    return f"{title}\n\n<details><summary>All of them</summary>\n\n{_table(header, rows)}\n\n</details>"
+
+
 RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "runtime.json": networks,
     "explain.json": explanations,
     "preprocess.json": preprocess,
+    "precision.json": precision,
+    "calibration.json": calibration,
+    "sweep.json": sweep,
 }
 
 
