@@ -11,11 +11,14 @@
     ├── MeasurementError    a latency that cannot be believed, or two that cannot be compared
     ├── BundleError         a bundle that is missing, damaged, stale, or in the way
     ├── EngineError         a plan that cannot be built, is damaged, or was made for another GPU or another TensorRT
+    ├── RequestError        a request that the server does not answer, with the HTTP status that says so
     └── SessionError        a backend that is not there or does not load the file
         └── InputError      an array of the wrong name, dtype, rank or shape (also a ValueError)
 
 Every message says what was seen and what is allowed; ``hint`` says what to do. Anything else that escapes is a defect of deploykit.
 """
+
+from collections.abc import Mapping
 
 
 class DeploykitError(Exception):
@@ -69,6 +72,29 @@ class BundleError(DeploykitError):
 
 class EngineError(DeploykitError):
     """A plan that cannot be built, is damaged, or was made for another GPU or another TensorRT."""
+
+
+class RequestError(DeploykitError):
+    """A request that the server does not answer.
+
+    Args:
+        status: of the HTTP answer (RFC 9110), 400 to 599.
+        message, hint: see `DeploykitError`.
+        kind: one word for metrics, such as ``queue_full``.
+        headers: further ones of the answer, such as ``retry-after``.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        hint: str | None = None,
+        *,
+        kind: str = "bad_request",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, hint)
+        self.status, self.kind, self.headers = status, kind, dict(headers or {})
 
 
 class MeasurementError(DeploykitError):
