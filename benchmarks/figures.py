@@ -146,8 +146,8 @@ def sweep(result: Mapping[str, Any]) -> str:
     header = ["", "parameters, M", "multiply-adds, G", "oracle, logits apart", "graph / torch", "explain / autograd"]
     header += ["graph, MB", "sm86 plans, MB", "built in s"]
     title = (
-        f"{passed} of {len(result['models'])} models pass the whole chain: equal logits in an independent implementation with the same "
-        f"weights, export, verify, Grad-CAM, FP16, INT8, and TensorRT-RTX plans of predict and explain for {', '.join(targets)} at "
+        f"{passed} of {len(result['models'])} models pass the whole chain: the logits of an independent implementation with the "
+        f"same weights, export, verify, Grad-CAM, FP16, INT8, and TensorRT-RTX plans of predict and explain for {', '.join(targets)} at "
         "each precision (FP32 / FP16 / INT8)."
     )
     return f"{title}\n\n<details><summary>All of them</summary>\n\n{_table(header, rows)}\n\n</details>"

@@ -27,11 +27,16 @@ PER_PROCESS = 6
 LIMIT_S = 900
 PER_MODULE = 2
 
-# Modules of timm's with attention or recurrence between pixels, or that only wrap others: not what is asked about.
-NO_CNNS = re.compile(
-    r"beit|cait|coat|convit|crossvit|davit|deit|eva|levit|maxxvit|mvitv2|nest|pit|pvt|swin|tiny_vit|tnt|twins|visformer|vision_transformer|"
-    r"volo|xcit|mlp_mixer|gcvit|hiera|efficientformer|fastvit|mobilevit|edgenext|sequencer|nextvit|shvit|swiftformer|byoanet|naflexvit|"
-    r"vitamin|metaformer|repvit|rdnet|mambaout|focalnet|hieradet|sam|efficientvit|csatv2|deepseek|aimv2|convmixer_|inception_next_|vit"
+# Modules of timm's whose models mix pixels by attention, by a state space, by recurrence or by dense layers over positions, or
+# that wrap such models: not what is asked about.
+NO_CNNS = frozenset(
+    """
+    beit byoanet cait coat convit crossvit csatv2 davit deepseek_vit deit edgenext efficientformer efficientformer_v2 efficientvim
+    efficientvit_mit efficientvit_msra eva fastvit focalnet gcvit gemma4_vit hiera hieradet_sam2 iformer levit lowformer maxxvit
+    metaformer mlp_mixer mobilenetv5 mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 qwen3_vit sequencer shvit swiftformer
+    swin_transformer swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt twins visformer vision_transformer
+    vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam vitamin volo xcit
+    """.split()
 )
 TORCHVISION = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "mnasnet0_5"),
@@ -67,7 +72,7 @@ def sample() -> list[str]:
     """The models to try, as ``deploykit export`` takes them."""
     names = []
     for module in timm.list_modules():
-        if not NO_CNNS.search(module):
+        if module not in NO_CNNS:
             names += [f"timm:{name}" for name in _smallest(timm.list_models(module=module))]
     return [*names, *(f"torchvision:{name}" for name in TORCHVISION)]
 
