@@ -147,8 +147,8 @@ def sweep(result: Mapping[str, Any]) -> str:
     header += ["graph, MB", "sm86 plans, MB", "built in s"]
     title = (
         f"{passed} of {len(result['models'])} models pass the whole chain: the logits of an independent implementation with the "
-        f"same weights, export, verify, Grad-CAM, FP16, INT8, and TensorRT-RTX plans of predict and explain for {', '.join(targets)} at "
-        "each precision (FP32 / FP16 / INT8)."
+        "same weights, export, verify, Grad-CAM, FP16, INT8, and TensorRT-RTX plans of predict and explain for "
+        f"{', '.join(targets)} at each precision (FP32 / FP16 / INT8)."
     )
     return f"{title}\n\n<details><summary>All of them</summary>\n\n{_table(header, rows)}\n\n</details>"
 

@@ -29,15 +29,15 @@ PER_MODULE = 2
 
 # Modules of timm's whose models mix pixels by attention, by a state space, by recurrence or by dense layers over positions, or
 # that wrap such models: not what is asked about.
-NO_CNNS = frozenset(
-    """
-    beit byoanet cait coat convit crossvit csatv2 davit deepseek_vit deit edgenext efficientformer efficientformer_v2 efficientvim
-    efficientvit_mit efficientvit_msra eva fastvit focalnet gcvit gemma4_vit hiera hieradet_sam2 iformer levit lowformer maxxvit
-    metaformer mlp_mixer mobilenetv5 mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 qwen3_vit sequencer shvit swiftformer
-    swin_transformer swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt twins visformer vision_transformer
-    vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam vitamin volo xcit
-    """.split()
-)
+NO_CNNS = frozenset({
+    "beit", "byoanet", "cait", "coat", "convit", "crossvit", "csatv2", "davit", "deepseek_vit", "deit", "edgenext",
+    "efficientformer", "efficientformer_v2", "efficientvim", "efficientvit_mit", "efficientvit_msra", "eva", "fastvit",
+    "focalnet", "gcvit", "gemma4_vit", "hiera", "hieradet_sam2", "iformer", "levit", "lowformer", "maxxvit", "metaformer",
+    "mlp_mixer", "mobilenetv5", "mobilevit", "mvitv2", "naflexvit", "nest", "nextvit", "pit", "pvt_v2", "qwen3_vit",
+    "sequencer", "shvit", "swiftformer", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "tiny_vit",
+    "tnt", "twins", "visformer", "vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos",
+    "vision_transformer_sam", "vitamin", "volo", "xcit",
+})  # fmt: skip
 TORCHVISION = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "mnasnet0_5"),
     *("mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d"),
