@@ -63,7 +63,10 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, 
     """
     expected = model.state_dict()
     bare, prefix = without_shared_prefix(tensors, expected.__contains__)
-    state = dict(bare)
+    state = type(expected)(bare)
+    # The versions of the modules' own formats: without them MNASNet refuses any tensors, and with all names and shapes as they are
+    # in the model, the format is the model's.
+    state._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
     for key, tensor in expected.items():
         if key.endswith(".num_batches_tracked") and key not in state:
             state[key] = torch.zeros((), dtype=tensor.dtype)
