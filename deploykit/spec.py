@@ -14,6 +14,11 @@ from deploykit.errors import UsageError
 INTERPOLATIONS = ("bilinear", "bicubic")
 RESIZE_RULES = ("shorter", "exact")
 COLOUR_ORDERS = ("rgb", "bgr")
+INPUT_KINDS = ("pixels", "float", "photo")
+"""What a graph's input ``image`` is: uint8 [N, H, W, 3] at the network's size; the same normalized, float32 [N, 3, H, W]; or one
+photo uint8 [1, H, W, 3] at its own size, which the graph resizes itself."""
+PHOTO_SIDES = (8, 4096)
+"""Least and greatest width and height of a photo that a graph resizes itself: what a TensorRT profile must be given beforehand."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

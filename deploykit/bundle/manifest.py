@@ -12,11 +12,10 @@ from typing import Any
 
 from deploykit import __version__
 from deploykit.errors import BundleError, UsageError
-from deploykit.spec import ImageSpec
+from deploykit.spec import INPUT_KINDS, ImageSpec
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-INPUT_KINDS = ("pixels", "float")
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,8 @@ class Manifest:
 
     Args:
         model, weights, image: see their types.
-        input: ``pixels`` (uint8 [N, H, W, 3], normalized inside the graph) or ``float`` (normalized float32 [N, 3, H, W]).
+        input: ``pixels`` (uint8 [N, H, W, 3], normalized inside the graph), ``float`` (normalized float32 [N, 3, H, W]) or ``photo``
+            (uint8 [1, H, W, 3] at the photo's own size, resized and normalized inside the graph).
         labels_source: where labels.txt came from; None where the classes are not known.
         files: by path inside the bundle, with forward slashes.
         layers: what the explain graphs show, in the order of their outputs; empty where the bundle explains nothing.

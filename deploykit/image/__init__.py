@@ -12,8 +12,8 @@ Pillow and numpy only. No process-wide setting of Pillow's is changed, and every
 
 from deploykit.image.decode import Source, decode
 from deploykit.image.files import decode_each, find_images, load_pixels
-from deploykit.image.limits import DEFAULT_LIMITS, DecodeLimits
-from deploykit.image.resize import CropBox, normalize, placement, resize_and_crop, resized_size
+from deploykit.image.limits import DEFAULT_LIMITS, DecodeLimits, limits_for
+from deploykit.image.resize import CropBox, graph_pixels, normalize, placement, resize_and_crop, resized_size
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -23,6 +23,8 @@ __all__ = [
     "decode",
     "decode_each",
     "find_images",
+    "graph_pixels",
+    "limits_for",
     "load_pixels",
     "normalize",
     "placement",

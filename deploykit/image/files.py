@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 from deploykit.errors import ImageError
 from deploykit.image.decode import Source, decode
 from deploykit.image.formats import SUFFIXES
-from deploykit.image.limits import DEFAULT_LIMITS, DecodeLimits
-from deploykit.image.resize import resize_and_crop
+from deploykit.image.limits import DEFAULT_LIMITS, DecodeLimits, limits_for
+from deploykit.image.resize import graph_pixels
 from deploykit.spec import ImageSpec
 
 
-def load_pixels(source: Source, spec: ImageSpec, limits: DecodeLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-    """Decode a picture and resize it to what the network sees: ``decode``, then ``resize_and_crop``.
+def load_pixels(
+    source: Source, spec: ImageSpec, limits: DecodeLimits = DEFAULT_LIMITS, input_kind: str = "pixels"
+) -> NDArray[np.uint8]:
+    """Decode a picture and resize it to what the network sees, or leave it at its own size for graphs that resize it themselves:
+    ``decode``, then ``graph_pixels``.
+
+    Args:
+        input_kind: of the graphs that it is for, one of `deploykit.spec.INPUT_KINDS`.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -26,11 +32,14 @@ def load_pixels(source: Source, spec: ImageSpec, limits: DecodeLimits = DEFAULT_
     Raises:
         ImageError: naming the picture and what is wrong with it.
     """
-    return resize_and_crop(decode(source, limits, spec), spec)
+    return graph_pixels(decode(source, limits_for(input_kind, limits), spec), spec, input_kind)
 
 
 def decode_each(
-    paths: Iterable[str | os.PathLike[str]], spec: ImageSpec, limits: DecodeLimits = DEFAULT_LIMITS
+    paths: Iterable[str | os.PathLike[str]],
+    spec: ImageSpec,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+    input_kind: str = "pixels",
 ) -> Iterator[tuple[Path, NDArray[np.uint8] | ImageError]]:
     """Read files one after the other; one that cannot be used arrives as its error, so that the caller counts and names it.
 
@@ -39,7 +48,7 @@ def decode_each(
     """
     for path in map(Path, paths):
         try:
-            pixels: NDArray[np.uint8] | ImageError = load_pixels(path, spec, limits)
+            pixels: NDArray[np.uint8] | ImageError = load_pixels(path, spec, limits, input_kind)
         except ImageError as error:
             pixels = error
         yield path, pixels

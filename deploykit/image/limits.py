@@ -1,11 +1,11 @@
 """What a picture may cost. Checked on the header alone, so a refusal costs no more than reading a few hundred bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deploykit.errors import ImageError, UsageError
 from deploykit.image.formats import FORMATS
 from deploykit.image.resize import resized_size
-from deploykit.spec import ImageSpec
+from deploykit.spec import PHOTO_SIDES, ImageSpec
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class DecodeLimits:
         max_resized_pixels: width x height after the spec's resize, before the crop.
         max_aspect_ratio: longer side / shorter side. A strip of 1 x 400,000 passes every pixel count, but resizing its
             shorter side to 256 asks for 26 gigapixels.
+        min_side, max_side: of width and height; see `limits_for`.
         formats: names out of ``FORMATS``; a file of another format is refused, whatever its suffix says.
 
     Raises:
@@ -29,11 +30,15 @@ class DecodeLimits:
     max_pixels: int = 64_000_000
     max_resized_pixels: int = 64_000_000
     max_aspect_ratio: float = 100.0
+    min_side: int = 1
+    max_side: int | None = None
     formats: tuple[str, ...] = tuple(FORMATS)
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_resized_pixels"):
+        for name in ("max_bytes", "max_pixels", "max_resized_pixels", "min_side", "max_side"):
             value: object = getattr(self, name)
+            if name == "max_side" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"decode limits: {name} is {value!r}, expected a whole number of at least 1")
         ratio: object = self.max_aspect_ratio
@@ -45,6 +50,15 @@ class DecodeLimits:
 
 
 DEFAULT_LIMITS = DecodeLimits()
+
+
+def limits_for(input_kind: str, limits: DecodeLimits) -> DecodeLimits:
+    """The limits of pictures for graphs of a kind of input (`deploykit.spec.INPUT_KINDS`): those that resize photos themselves take
+    sides from 8 to 4096 pixels."""
+    if input_kind != "photo":
+        return limits
+    least, greatest = PHOTO_SIDES
+    return replace(limits, min_side=max(limits.min_side, least), max_side=min(limits.max_side or greatest, greatest))
 
 
 def check_bytes(name: str, size_bytes: int, limits: DecodeLimits) -> None:
@@ -71,6 +85,11 @@ def check_size(name: str, width: int, height: int, limits: DecodeLimits, spec: I
     seen = f"{name}: {width} x {height} pixels"
     if width < 1 or height < 1:
         raise ImageError(f"{seen}, expected at least 1 x 1")
+    if min(width, height) < limits.min_side or (limits.max_side is not None and max(width, height) > limits.max_side):
+        raise ImageError(
+            f"{seen}, width and height may be {limits.min_side} to {limits.max_side or 'any number of'} pixels",
+            hint="resize the picture first; graphs exported without --embed-resize take other sizes too",
+        )
     if width * height > limits.max_pixels:
         raise ImageError(
             f"{seen} are {width * height:,}, at most {limits.max_pixels:,} are allowed",

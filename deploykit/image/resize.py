@@ -90,6 +90,12 @@ def resize_and_crop(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     return np.array(np.asarray(result)[top : top + spec.height, left : left + spec.width], order="C")
 
 
+def graph_pixels(photo: Image.Image, spec: ImageSpec, input_kind: str) -> NDArray[np.uint8]:
+    """What a graph is given of an upright RGB photo, uint8 [H, W, 3]: what ``resize_and_crop`` makes of it; under ``photo`` all of its
+    pixels, since such a graph resizes it itself."""
+    return np.asarray(photo) if input_kind == "photo" else resize_and_crop(photo, spec)
+
+
 def _crop_corner(resized: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
     # round() takes a half to the even neighbour, as torchvision's CenterCrop does.
     return round((resized[0] - spec.width) / 2), round((resized[1] - spec.height) / 2)

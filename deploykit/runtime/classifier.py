@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from deploykit.bundle import Bundle, Manifest
 from deploykit.errors import BundleError, InputError, SessionError, UsageError
-from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, load_pixels, normalize
+from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, limits_for, load_pixels, normalize
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session
 from deploykit.spec import ImageSpec, Precision
 
 Floats = npt.NDArray[np.float32]
+Pictures = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
+"""uint8 [N, H, W, 3] RGB, or N of [H, W, 3], which may differ in size where the graph resizes them itself."""
 
 TWIN_SUFFIX = "_cpu"
 """Behind the name of a graph whose integers stand in the shape that a CPU computes fast."""
@@ -57,7 +59,7 @@ class Classifier:
         self.session = session
         self.manifest = manifest
         self.labels = labels
-        self.limits = limits
+        self.limits = limits_for(manifest.input, limits)
 
     @classmethod
     def open(
@@ -85,7 +87,7 @@ class Classifier:
         return self.classify_batch([image], top)[0]
 
     def classify_batch(self, images: Iterable[Source], top: int = 5) -> list[list[Prediction]]:
-        """The likeliest classes of each picture, best first, from one run.
+        """The likeliest classes of each picture, best first, from one run; from one each, where the graph resizes them itself.
 
         Args:
             images: paths, encoded bytes, Pillow images, or RGB arrays uint8 [H, W, 3] of any size.
@@ -95,14 +97,14 @@ class Classifier:
             UsageError: ``top`` below 1.
             ImageError: a picture that cannot be used; it is named.
         """
-        pixels = [load_pixels(image, self.manifest.image, self.limits) for image in images]
-        return self.rank(self.logits(np.stack(pixels)), top) if pixels else []
+        pixels = [load_pixels(image, self.manifest.image, self.limits, self.manifest.input) for image in images]
+        return self.rank(self.logits(pixels), top) if pixels else []
 
-    def logits(self, pixels: npt.NDArray[np.uint8]) -> Floats:
-        """The logits of pictures that have the network's size already.
+    def logits(self, pixels: Pictures) -> Floats:
+        """The logits of pictures that have the network's size already; any size, where the graph resizes them itself.
 
         Args:
-            pixels: uint8 [N, H, W, 3] RGB, not normalized, whatever the kind of the graph's input.
+            pixels: uint8 [N, H, W, 3] RGB, or N of [H, W, 3]; not normalized, whatever the kind of the graph's input.
 
         Returns:
             float32 [N, K].
@@ -193,13 +195,26 @@ def graph_name(bundle: Bundle, precision: Precision | str, graph: str, hint: str
     return twin if provider == "cpu" and twin in bundle.manifest.files else f"{precision}/{graph}.onnx"
 
 
-def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: npt.NDArray[np.uint8]) -> Floats:
-    """Logits float32 [N, K, ...] of pixels uint8 [N, H, W, 3], normalized here where the graph does not do it itself.
+def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: Pictures) -> Floats:
+    """Logits float32 [N, K, ...] of pictures, normalized here where the graph does not do it itself.
 
     Raises:
         InputError: another dtype or shape.
     """
-    return session.run({"image": image_feed(image, input_kind, pixels)}, ["logits"])["logits"]
+    parts = [session.run({"image": feed}, ["logits"])["logits"] for feed in image_feeds(image, input_kind, pixels)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def image_feeds(image: ImageSpec, input_kind: str, pixels: Pictures) -> list[npt.NDArray[np.uint8] | Floats]:
+    """What a graph's input ``image`` takes run by run for pictures, at least one: all at once; one by one under ``photo``, whose
+    graphs take a batch of 1, because photos of a batch differ in size.
+
+    Raises:
+        InputError: another dtype, or a shape that cannot be normalized.
+    """
+    if input_kind == "photo":
+        return [image_feed(image, input_kind, picture[None]) for picture in pixels]
+    return [image_feed(image, input_kind, pixels if isinstance(pixels, np.ndarray) else np.stack(pixels))]
 
 
 def image_feed(image: ImageSpec, input_kind: str, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | Floats:

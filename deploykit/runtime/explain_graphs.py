@@ -17,14 +17,13 @@ import numpy.typing as npt
 from deploykit.bundle import Bundle
 from deploykit.errors import SessionError, UsageError
 from deploykit.runtime.cam import METHODS
-from deploykit.runtime.classifier import graph_file, image_feed
+from deploykit.runtime.classifier import Pictures, graph_file, image_feeds
 from deploykit.runtime.maps import normalize_map
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Array, Session
 from deploykit.spec import Precision
 
 Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 INPUT_METHODS: Mapping[str, str] = {
@@ -74,8 +73,8 @@ class ExplainGraphs:
         self._is_closed = False
         self._session("explain")
 
-    def answer(self, pixels: Pixels, classes: Indices, method: str, layer: str | None) -> RawAnswer:
-        """Answer and explain pixels uint8 [n, H, W, 3], each for its own class (-1: its own likeliest)."""
+    def answer(self, pixels: Pictures, classes: Indices, method: str, layer: str | None) -> RawAnswer:
+        """Answer and explain pictures, each for its own class (-1: its own likeliest)."""
         if method not in METHODS:
             return self._answer_at_input(pixels, classes, method, layer)
         suffix = self._suffix(layer)
@@ -83,7 +82,7 @@ class ExplainGraphs:
         found = self._run("explain", pixels, classes, ("logits", "explained_class", *reads))
         return RawAnswer(found["logits"], found["explained_class"], METHODS[method].compute(*(found[name] for name in reads)))
 
-    def glance(self, pixels: Pixels, method: str, layer: str | None) -> tuple[Floats, Floats | None]:
+    def glance(self, pixels: Pictures, method: str, layer: str | None) -> tuple[Floats, Floats | None]:
         """Logits [1, K] of one picture and, where the tail graph can go on from them, activations [1, C, h, w]."""
         has_tail = f"{self._precision}/explain_tail.onnx" in self.bundle.manifest.files
         goes_on = method in METHODS and has_tail and not self._suffix(layer)
@@ -110,7 +109,7 @@ class ExplainGraphs:
             for session in self._sessions.values():
                 session.close()
 
-    def _answer_at_input(self, pixels: Pixels, classes: Indices, method: str, layer: str | None) -> RawAnswer:
+    def _answer_at_input(self, pixels: Pictures, classes: Indices, method: str, layer: str | None) -> RawAnswer:
         found = self._run("input_gradients", pixels, classes, ("logits", "explained_class", INPUT_METHODS[method]))
         gradients, explained = found[INPUT_METHODS[method]], found["explained_class"]
         if method == "guided-grad-cam":
@@ -121,10 +120,14 @@ class ExplainGraphs:
             gradients = gradients[:, ::-1]
         return RawAnswer(found["logits"], explained, np.abs(gradients).max(1), gradients)
 
-    def _run(self, graph: str, pixels: Pixels, classes: Indices, outputs: Sequence[str]) -> dict[str, Array]:
+    def _run(self, graph: str, pixels: Pictures, classes: Indices, outputs: Sequence[str]) -> dict[str, Array]:
         manifest = self.bundle.manifest
-        feeds = {"image": image_feed(manifest.image, manifest.input, pixels), "class_index": classes}
-        found = self._session(graph).run(feeds, outputs)
+        session, runs, start = self._session(graph), [], 0
+        for image in image_feeds(manifest.image, manifest.input, pixels):
+            rows = classes[start : start + len(image)]
+            runs.append(session.run({"image": image, "class_index": rows}, outputs))
+            start += len(image)
+        found = runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in outputs}
         if not np.isfinite(found["logits"]).all():
             raise SessionError(f"{self._precision}/{graph}.onnx gives NaN or infinite logits", hint="try --precision fp32")
         return found

@@ -9,7 +9,7 @@ from PIL import Image
 
 from deploykit.bundle import Bundle
 from deploykit.errors import UsageError
-from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, decode, placement, resize_and_crop
+from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, decode, graph_pixels, limits_for, placement
 from deploykit.runtime.classes import ClassName, ClassNames, find_class, find_classes
 from deploykit.runtime.explain_graphs import ExplainGraphs, RawAnswer, check_request
 from deploykit.runtime.explanation import Explanation
@@ -36,7 +36,7 @@ class Explainer:
         self.graphs = graphs
         self.manifest = graphs.bundle.manifest
         self.labels = graphs.bundle.labels()
-        self.limits = limits
+        self.limits = limits_for(self.manifest.input, limits)
 
     @classmethod
     def open(
@@ -87,7 +87,7 @@ class Explainer:
         classes = find_classes(class_index, len(photos), self.labels, self.manifest.model.num_classes)
         if not photos:
             return []
-        pixels = np.stack([resize_and_crop(photo, self.manifest.image) for photo in photos])
+        pixels = [graph_pixels(photo, self.manifest.image, self.manifest.input) for photo in photos]
         answer = self.graphs.answer(pixels, np.array(classes, np.int64), method, layer)
         readings = [self._read(logits, photo, top) for logits, photo in zip(answer.logits, photos, strict=True)]
         return list(self._explanations(answer, readings, photos, method, layer))
@@ -117,7 +117,7 @@ class Explainer:
         count = self.manifest.model.num_classes
         chosen = None if classes is None else [find_class(c, self.labels, count) for c in classes]
         photo = decode(image, self.limits, self.manifest.image)
-        pixels = resize_and_crop(photo, self.manifest.image)[None]
+        pixels = [graph_pixels(photo, self.manifest.image, self.manifest.input)]
         logits, activations = self.graphs.glance(pixels, method, layer)
         reading = self._read(logits[0], photo, top)
         rows = np.array([p.class_index for p in reading.predictions] if chosen is None else chosen, np.int64)
@@ -125,7 +125,7 @@ class Explainer:
         explanations: list[Explanation] = []
         for part in (rows[start : start + size] for start in range(0, len(rows), size)):
             if activations is None:
-                answer = self.graphs.answer(np.repeat(pixels, len(part), 0), part, method, layer)
+                answer = self.graphs.answer(pixels * len(part), part, method, layer)
             else:
                 answer = self.graphs.answer_by_tail(logits, activations, part, method)
             explanations += self._explanations(answer, [reading] * len(part), [photo] * len(part), method, layer)

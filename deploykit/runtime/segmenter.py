@@ -15,8 +15,8 @@ from PIL import Image
 
 from deploykit.bundle import Bundle, Manifest
 from deploykit.errors import SessionError
-from deploykit.image import DEFAULT_LIMITS, CropBox, DecodeLimits, Source, decode, placement, resize_and_crop
-from deploykit.runtime.classifier import label_of, open_for, open_predict, run_predict, softmax
+from deploykit.image import DEFAULT_LIMITS, CropBox, DecodeLimits, Source, decode, graph_pixels, limits_for, placement
+from deploykit.runtime.classifier import Pictures, label_of, open_for, open_predict, run_predict, softmax
 from deploykit.runtime.maps import pixel_centres, resample, scale_box
 from deploykit.runtime.session import Session
 from deploykit.spec import ImageSpec, Precision
@@ -90,7 +90,7 @@ class Segmenter:
         self.session = session
         self.manifest = manifest
         self.labels = labels
-        self.limits = limits
+        self.limits = limits_for(manifest.input, limits)
 
     @classmethod
     def open(
@@ -132,16 +132,16 @@ class Segmenter:
 
     def segment_photos(self, photos: Sequence[Image.Image]) -> list[Segmentation]:
         """The same for photos that are decoded already: upright RGB, at least one."""
-        logits = self.logits(np.stack([resize_and_crop(photo, self.manifest.image) for photo in photos]))
+        logits = self.logits([graph_pixels(photo, self.manifest.image, self.manifest.input) for photo in photos])
         return [
             read_segmentation(row, photo.size, self.manifest.image, self.labels) for row, photo in zip(logits, photos, strict=True)
         ]
 
-    def logits(self, pixels: npt.NDArray[np.uint8]) -> Floats:
-        """The logits of pictures that have the network's size already.
+    def logits(self, pixels: Pictures) -> Floats:
+        """The logits of pictures that have the network's size already; any size, where the graph resizes them itself.
 
         Args:
-            pixels: uint8 [N, H, W, 3] RGB, not normalized, whatever the kind of the graph's input.
+            pixels: uint8 [N, H, W, 3] RGB, or N of [H, W, 3]; not normalized, whatever the kind of the graph's input.
 
         Returns:
             float32 [N, K, h, w].
