@@ -3,28 +3,25 @@
 The graphs are those in TensorRT's shape; an INT8 bundle's ``_cpu`` twins are for ONNX Runtime alone.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from deploykit.bundle import Bundle, extend_bundle, sha256_of
+from deploykit.bundle import Bundle, sha256_of
 from deploykit.cli import console
 from deploykit.cli.build_timing import plan_timing
+from deploykit.cli.plan_files import find_graphs, graph_digest, write_plans
 from deploykit.engine.build import Engine, Request, build_engine, target_sm
 from deploykit.engine.cache import default_cache
 from deploykit.engine.repeat import build_repeatedly
 from deploykit.errors import BundleError, EngineError
-from deploykit.graph.files import SIDE_FILE_SUFFIX, read_structure
+from deploykit.graph.files import read_structure
 from deploykit.graph.scopes import scopes_of
 from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord
 from deploykit.spec import Precision
 from deploykit.trt import BuildOptions, Flavour, find_gpu, load_flavour
 from deploykit.trt.flavour import require
-
-GRAPHS = ("predict", "explain")
-_MAKE = {Precision.FP16: "deploykit convert {} --precision fp16", Precision.INT8: "deploykit quantize {} --images FOLDER"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
         BundleError: no graphs of this precision; they are damaged or stale; other plans are there.
         EngineError, MissingExtraError: see `deploykit.engine.build.build_engine`.
     """
-    graphs = _find_graphs(bundle, wishes.precision)
+    graphs = find_graphs(bundle, wishes.precision)
     flavour = load_flavour(wishes.backend)
     options = wishes.options
     require(
@@ -89,7 +86,7 @@ def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
     files = {f"{name}.plan": _describe(engines[name], wishes, name, graphs[name]) for name in engines}
     record = replace(empty, files=files)
     try:
-        _write(bundle, record, engines, graphs)
+        write_plans(bundle, record, {f"{name}.plan": engine.plan for name, engine in engines.items()}, graphs)
     except BundleError:
         # Another process may have added the very same meanwhile; then there is nothing left to do.
         there = _find_there(Bundle.open(bundle.path), empty, graphs) if wishes.keeps_what_is_there else None
@@ -97,33 +94,6 @@ def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
             raise
         return BuiltPlans(there, were_there=True)
     return BuiltPlans(record)
-
-
-def _find_graphs(bundle: Bundle, precision: Precision) -> dict[str, dict[str, str]]:
-    """Graph name -> the files that it consists of, with their digests. All are whole and none is stale.
-
-    Raises:
-        BundleError: otherwise.
-    """
-    files = bundle.manifest.files
-    found = {name: f"{precision}/{name}.onnx" for name in GRAPHS if f"{precision}/{name}.onnx" in files}
-    if "predict" not in found:
-        has = ", ".join(bundle.precisions) or "none"
-        make = _MAKE.get(precision, "deploykit export MODEL --force").format(bundle.path)
-        raise BundleError(f"{bundle.path} has no {precision} graphs; it has {has}", hint=f"make them with: {make}")
-    stale = set(bundle.manifest.stale_files())
-    graphs: dict[str, dict[str, str]] = {}
-    for name, graph in found.items():
-        graphs[name] = {}
-        for part in (graph, graph + SIDE_FILE_SUFFIX):
-            if part not in files:
-                continue
-            path = bundle.file(part)
-            if sha256_of(path) != files[part].sha256 or part in stale:
-                what = "is stale: what it was made from has changed since" if part in stale else "is not what the manifest says"
-                raise BundleError(f"{path} {what}", hint=f"look closer with: deploykit verify {bundle.path}")
-            graphs[name][part] = files[part].sha256
-    return graphs
 
 
 def _record(flavour: Flavour, wishes: Wishes, files: Mapping[str, PlanFile]) -> PlanRecord:
@@ -156,7 +126,7 @@ def _find_there(bundle: Bundle, wanted: PlanRecord, graphs: Mapping[str, Mapping
         record = PlanRecord.from_text(path.read_text(encoding="utf-8"), path)
     except (EngineError, UnicodeDecodeError):
         return None
-    made = {f"{graph}.plan": _digest(parts) for graph, parts in graphs.items()}
+    made = {f"{graph}.plan": graph_digest(parts) for graph, parts in graphs.items()}
     if replace(record, files={}) != wanted or {n: f.graph_sha256 for n, f in record.files.items()} != made:
         return None
     plans = [(bundle.path / record.folder / n, f.sha256) for n, f in record.files.items()]
@@ -165,7 +135,7 @@ def _find_there(bundle: Bundle, wanted: PlanRecord, graphs: Mapping[str, Mapping
 
 def _build(bundle: Bundle, name: str, parts: Mapping[str, str], flavour: Flavour, wishes: Wishes) -> Engine:
     graph = bundle.file(f"{wishes.precision}/{name}.onnx")
-    request = Request(graph, _digest(parts), wishes.precision, wishes.options, wishes.allow_fallback)
+    request = Request(graph, graph_digest(parts), wishes.precision, wishes.options, wishes.allow_fallback)
     times = f" {wishes.repeat} times" if wishes.repeat > 1 else ""
     label = f"building {name} in {wishes.precision} for {target_sm(wishes.options.target)}{times}"
     with console.progress(label, total=1.0) as advance:
@@ -195,18 +165,12 @@ def _modules(graph: Path) -> dict[str, str]:
     return {node.name: scopes[-1] for node in read_structure(graph).graph.node if (scopes := scopes_of(node))}
 
 
-def _digest(parts: Mapping[str, str]) -> str:
-    """One digest of a graph and its side file; the graph's own where it has none."""
-    digests = list(parts.values())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
 def _describe(engine: Engine, wishes: Wishes, name: str, parts: Mapping[str, str]) -> PlanFile:
     return PlanFile(
         sha256_of(engine.plan),
         len(engine.plan),
         f"{wishes.precision}/{name}.onnx",
-        _digest(parts),
+        graph_digest(parts),
         engine.build_s,
         engine.from_cache,
         engine.network,
@@ -216,21 +180,3 @@ def _describe(engine: Engine, wishes: Wishes, name: str, parts: Mapping[str, str
         engine.repeats,
         engine.layers,
     )
-
-
-def _write(bundle: Bundle, record: PlanRecord, engines: Mapping[str, Engine], graphs: Mapping[str, Mapping[str, str]]) -> None:
-    """Put plans and plan.json into the bundle in one step."""
-    made_with = {record.backend: record.version}
-    with extend_bundle(bundle.path) as stage:
-        if stage.manifest.files != bundle.manifest.files:
-            raise BundleError(f"{bundle.path} was changed by another process meanwhile", hint="run the command again")
-        kept = {n: r for n, r in stage.manifest.files.items() if not n.startswith(f"{record.folder}/")}
-        for name in stage.manifest.files.keys() - kept.keys():
-            (stage.folder / name).unlink(missing_ok=True)
-        stage.manifest = replace(stage.manifest, files=kept)
-        origin: dict[str, str] = {}
-        for name, engine in engines.items():
-            plan = f"{record.folder}/{name}.plan"
-            stage.add(plan, engine.plan, made_from=graphs[name], made_with=made_with)
-            origin |= {**graphs[name], plan: stage.manifest.files[plan].sha256}
-        stage.add(f"{record.folder}/{PLAN_NAME}", record.to_text().encode(), made_from=origin, made_with=made_with)

@@ -79,7 +79,8 @@ def build_engine(
         )
         if timing_cache is not None and built.timing_cache is not None:
             _write(timing_cache, built.timing_cache)
-        layers, reason = _inspect(flavour, built.data, target_sm(request.options.target))
+        sm = target_sm(request.options.target)
+        layers, reason = inspect_engine(flavour, built.data, sm, version_compatible=request.options.version_compatible)
         facts = {
             "build_s": round(built.build_s, 3),
             "network": dict(built.network.layers),
@@ -134,14 +135,16 @@ def target_sm(target: str) -> str:
     return gpu.sm
 
 
-def _inspect(flavour: Flavour, plan: bytes, sm: str) -> tuple[tuple[EngineLayer, ...], str | None]:
-    """The engine's layers, or why their precisions could not be told."""
+def inspect_engine(
+    flavour: Flavour, plan: bytes, sm: str, *, version_compatible: bool
+) -> tuple[tuple[EngineLayer, ...], str | None]:
+    """The layers of an engine for ``sm``, or why their precisions could not be told."""
     gpu: Gpu | None = find_gpu()
     if gpu is None:
         return (), "no CUDA driver here that could load the engine"
     if gpu.sm != sm:
         return (), f"the GPU here is {gpu.sm}, the engine is for {sm}"
-    layers = inspect_plan(flavour, plan)
+    layers = inspect_plan(flavour, plan, version_compatible=version_compatible)
     return layers, None if count_precisions(layers) is not None else "the Engine Inspector tells no precision of any layer"
 
 

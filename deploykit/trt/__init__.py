@@ -10,6 +10,7 @@ from deploykit.trt.device import find_gpu
 from deploykit.trt.flavour import BACKENDS, Flavour, load_flavour
 from deploykit.trt.inspect import EngineLayer, count_precisions, inspect_plan
 from deploykit.trt.network import NetworkSummary
+from deploykit.trt.refit import refit_plan
 
 __all__ = [
     "BACKENDS",
@@ -23,4 +24,5 @@ __all__ = [
     "find_gpu",
     "inspect_plan",
     "load_flavour",
+    "refit_plan",
 ]

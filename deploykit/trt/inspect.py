@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from deploykit.errors import EngineError
 from deploykit.trt.flavour import Flavour
-from deploykit.trt.log import find_log
+from deploykit.trt.load import load_plan
 
 _WORDS = {
     "int8": r"\bint8\b",
@@ -35,20 +35,18 @@ class EngineLayer(NamedTuple):
     precision: str
 
 
-def inspect_plan(flavour: Flavour, plan: bytes) -> tuple[EngineLayer, ...]:
-    """Load a plan and list its layers.
+def inspect_plan(flavour: Flavour, plan: bytes, *, version_compatible: bool = False) -> tuple[EngineLayer, ...]:
+    """Load a plan and list its layers; ``version_compatible`` says whether it was built so.
 
     Raises:
         EngineError: the plan does not load.
     """
-    log = find_log(flavour.api)
-    log.errors.clear()
-    runtime = flavour.api.Runtime(log)
-    engine = runtime.deserialize_cuda_engine(plan) if runtime is not None else None
-    if engine is None:
-        raise EngineError(f"{flavour} does not load the plan it has built: {'; '.join(log.errors) or 'no reason given'}")
+    runtime, engine = load_plan(flavour, plan, version_compatible=version_compatible)
     inspector = engine.create_engine_inspector()
-    return read_layers(inspector.get_engine_information(flavour.api.LayerInformationFormat.JSON))
+    report = inspector.get_engine_information(flavour.api.LayerInformationFormat.JSON)
+    # What a runtime made must go before it.
+    del inspector, engine, runtime
+    return read_layers(report)
 
 
 def read_layers(report: str) -> tuple[EngineLayer, ...]:

@@ -326,7 +326,7 @@ def test_a_report_without_precisions_counts_nothing_and_a_broken_one_is_an_error
 
 HANDLES = {
     "api", "builder", "network", "config", "parser", "profile", "layer", "tensor", "error", "cache", "registry",
-    "runtime", "engine", "inspector", "source", "memory", "context",
+    "runtime", "engine", "inspector", "refitter", "source", "memory", "context",
 }  # fmt: skip
 """Variables of deploykit.trt that hold TensorRT's objects."""
 
