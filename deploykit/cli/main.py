@@ -23,6 +23,7 @@ VERBS = {
     "models": "List the models that can be exported.",
     "quantize": "Add INT8 to a bundle: calibrated on your pictures, judged on others.",
     "build": "Build TensorRT plans of a bundle's graphs.",
+    "refit": "Put a bundle's weights into plans that were built without them.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
     "evaluate": "Measure how often each precision is right on labelled pictures.",
