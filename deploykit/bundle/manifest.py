@@ -102,8 +102,8 @@ class Manifest:
 
     Args:
         model, weights, image: see their types.
-        input: ``pixels`` (uint8 [N, H, W, 3], normalized inside the graph), ``float`` (normalized float32 [N, 3, H, W]) or ``photo``
-            (uint8 [1, H, W, 3] at the photo's own size, resized and normalized inside the graph).
+        input: ``pixels`` (uint8 [N, H, W, 3], normalized inside the graph), ``float`` (normalized float32 [N, 3, H, W]) or
+            ``photo`` (uint8 [1, H, W, 3] at the photo's own size, resized and normalized inside the graph).
         labels_source: where labels.txt came from; None where the classes are not known.
         files: by path inside the bundle, with forward slashes.
         layers: what the explain graphs show, in the order of their outputs; empty where the bundle explains nothing.

@@ -17,14 +17,12 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph.gradient import add_gradient, backward_type
 from deploykit.graph.layers import LayerCandidate, default_layer, resolve_layer
+from deploykit.graph.resize_normalize import DOMAIN
 from deploykit.graph.rules.emit import Emitter
 from deploykit.graph.tensors import Tensors, carried_as, describe_tensors, tensor_names
-from deploykit.graph.versions import opset_of
+from deploykit.graph.versions import FUNCTIONS_IR_VERSION, opset_of
 
-DOMAIN = "deploykit"
 _CHANNELS_FIRST = [0, 3, 1, 2]
-# Model-local functions came with this version of the file format.
-_FUNCTIONS_IR_VERSION = 8
 
 
 def make_explain_graph(predict: ModelProto, layer: str | Sequence[str] | None = None, *, with_mask: bool = False) -> ModelProto:
@@ -146,7 +144,7 @@ def add_cam(model: ModelProto, layer: LayerCandidate, batch: int | str | None, s
         model.functions.append(grad_cam_function(opset_of(model)))
     if not any(o.domain == DOMAIN for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    model.ir_version = max(model.ir_version, _FUNCTIONS_IR_VERSION)
+    model.ir_version = max(model.ir_version, FUNCTIONS_IR_VERSION)
     inputs = [f"activations{suffix}", f"gradients{suffix}"]
     _add_output(model, "GradCam", inputs, f"cam{suffix}", TensorProto.FLOAT, [batch, layer.height, layer.width], domain=DOMAIN)
 

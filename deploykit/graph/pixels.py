@@ -1,14 +1,26 @@
 """Puts the pixel input in front of a graph: uint8 [N, H, W, 3] RGB in, normalized inside.
 
-Before: a graph whose input ``image`` is normalized float32 [N, 3, H, W]. After: the same graph under the same names, with three
-or four nodes in front. A C++ caller cannot get mean, std or channel order wrong, and the copy to a GPU is a quarter of the size.
+Before: a graph whose input ``image`` is normalized float32 [N, 3, H, W]. After: the same graph under the same names, with four or
+five nodes in front. A C++ caller cannot get mean, std or channel order wrong, and the copy to a GPU is a quarter of the size.
+
+`embed_resize` goes one step further: one photo uint8 [1, H, W, 3] at its own size in, resized inside. `remove_resize` goes back.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.errors import GraphError
+from deploykit.graph.resize_normalize import (
+    DOMAIN,
+    RESIZE_NORMALIZE,
+    normalization_of,
+    resize_normalize_function,
+    resize_normalize_node,
+)
+from deploykit.graph.versions import FUNCTIONS_IR_VERSION, opset_of
 from deploykit.spec import ImageSpec
 
 IMAGE_NAME = "image"
@@ -19,8 +31,7 @@ NORMALIZED_NAME = "normalized"
 def add_pixel_input(graph: onnx.ModelProto, spec: ImageSpec) -> None:
     """Replace the float input of a graph by pixels, in place.
 
-    normalized = (pixel / 255 - mean) / std is computed as pixel * scale + bias with scale = 1 / (255 std) and bias = -mean / std,
-    both rounded once from float64.
+    normalized = (pixel / 255 - mean) / std is computed as pixel * scale + bias: see `normalization_of`.
 
     Args:
         graph: with an input ``image`` float32 [N, 3, H, W].
@@ -43,17 +54,105 @@ def add_pixel_input(graph: onnx.ModelProto, spec: ImageSpec) -> None:
                 node.input[i] = NORMALIZED_NAME
     nodes, constants = _normalization(spec)
     body.initializer.extend(constants)
-    # Protobuf lists have no cheap insert: put the new nodes behind, then move them to the front.
-    rest = list(body.node)
-    del body.node[:]
-    body.node.extend([*nodes, *rest])
+    _set_nodes(body, [*nodes, *body.node])
     body.value_info.append(helper.make_tensor_value_info(NORMALIZED_NAME, TensorProto.FLOAT, dims))
     old.CopyFrom(helper.make_tensor_value_info(IMAGE_NAME, TensorProto.UINT8, [dims[0], spec.height, spec.width, 3]))
 
 
+def embed_resize(graph: onnx.ModelProto, spec: ImageSpec) -> onnx.ModelProto:
+    """A graph with the pixel input -> one that resizes and crops too: ``image`` uint8 [1, H, W, 3], H and W dynamic.
+
+    The batch is 1, because the photos of a batch differ in size. Nodes, weights and outputs are the same.
+
+    Args:
+        graph: as `add_pixel_input` leaves it, or made from such a graph: at another precision, or with outputs that explain.
+
+    Raises:
+        GraphError: its pixels are not normalized by the nodes of `add_pixel_input`.
+    """
+    front = {node.name: node for node in _normalization(spec)[0]}
+    names = {node.name for node in graph.graph.node if front.get(node.name) == node}
+    if len(names) < len(front):
+        raise GraphError(
+            f"the graph does not normalize its pixels as deploykit does ({', '.join(sorted(front.keys() - names))} missing)",
+            hint="export or import the model with the pixel input, and embed the resize there",
+        )
+    photo = _copy(graph)
+    body = photo.graph
+    node = resize_normalize_node(IMAGE_NAME, NORMALIZED_NAME, spec)
+    _set_nodes(body, [node, *(n for n in body.node if n.name not in names)])
+    _drop_unread(body, [constant.name for constant in _normalization(spec)[1]])
+    photo.functions.append(resize_normalize_function(spec, opset_of(photo)))
+    if not any(o.domain == DOMAIN for o in photo.opset_import):
+        photo.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    photo.ir_version = max(photo.ir_version, FUNCTIONS_IR_VERSION)
+    _set_batch(body, 1)
+    _set_type(body.input, IMAGE_NAME, TensorProto.UINT8, [1, "H", "W", 3])
+    _set_type(body.value_info, NORMALIZED_NAME, TensorProto.FLOAT, [1, 3, spec.height, spec.width])
+    return photo
+
+
+def remove_resize(graph: onnx.ModelProto, spec: ImageSpec) -> onnx.ModelProto:
+    """The inverse of `embed_resize`: the graph with the pixel input, whose batch is dynamic again.
+
+    Raises:
+        GraphError: the graph does not resize.
+    """
+    if not any(node.op_type == RESIZE_NORMALIZE and node.domain == DOMAIN for node in graph.graph.node):
+        raise GraphError(f"the graph has no node {DOMAIN}.{RESIZE_NORMALIZE}, so there is no resize to remove")
+    plain = _copy(graph)
+    body = plain.graph
+    nodes, constants = _normalization(spec)
+    _set_nodes(body, [*nodes, *(n for n in body.node if n.op_type != RESIZE_NORMALIZE)])
+    body.initializer.extend(constants)
+    kept = [f for f in plain.functions if f.name != RESIZE_NORMALIZE]
+    del plain.functions[:]
+    plain.functions.extend(kept)
+    _set_batch(body, "N")
+    _set_type(body.input, IMAGE_NAME, TensorProto.UINT8, ["N", spec.height, spec.width, 3])
+    _set_type(body.value_info, NORMALIZED_NAME, TensorProto.FLOAT, ["N", 3, spec.height, spec.width])
+    return plain
+
+
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def _set_nodes(body: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    nodes = list(nodes)  # before the old ones go: protobuf lists have no cheap insert
+    del body.node[:]
+    body.node.extend(nodes)
+
+
+def _drop_unread(body: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Remove those of the named constants that no node reads any more."""
+    read = {name for node in body.node for name in node.input}
+    gone = set(names) - read
+    kept = [tensor for tensor in body.initializer if tensor.name not in gone]
+    del body.initializer[:]
+    body.initializer.extend(kept)
+
+
+def _set_batch(body: onnx.GraphProto, batch: int | str) -> None:
+    """The first dimension of every input and output. Inner shapes may keep their symbol: it stands for any size."""
+    for value in [*body.input, *body.output]:
+        dim = value.type.tensor_type.shape.dim[0]
+        if isinstance(batch, int):
+            dim.dim_value = batch
+        else:
+            dim.dim_param = batch
+
+
+def _set_type(values: Iterable[onnx.ValueInfoProto], name: str, dtype: int, dims: list[int | str]) -> None:
+    for value in values:
+        if value.name == name:
+            value.CopyFrom(helper.make_tensor_value_info(name, dtype, dims))
+
+
 def _normalization(spec: ImageSpec) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
-    mean, std = np.array(spec.mean, np.float64), np.array(spec.std, np.float64)
-    scale, bias = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    scale, bias = normalization_of(spec)
     constants = [
         numpy_helper.from_array(scale.reshape(1, 3, 1, 1), "normalize_scale"),
         numpy_helper.from_array(bias.reshape(1, 3, 1, 1), "normalize_bias"),

@@ -17,6 +17,9 @@ DEFAULT_OPSET = 18
 OPSETS = (18, 19, 20, 21)
 """Up to what the lowest ONNX Runtime that deploykit installs beside (1.18) reads; TensorRT 10 reads all of them."""
 
+FUNCTIONS_IR_VERSION = 8
+"""Model-local functions, such as deploykit's own operators, came with this version of the file format."""
+
 ONNX_RUNTIME: Mapping[str, tuple[int, int]] = {
     "1.16": (19, 9),
     "1.17": (20, 9),

@@ -91,8 +91,8 @@ def resize_and_crop(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def graph_pixels(photo: Image.Image, spec: ImageSpec, input_kind: str) -> NDArray[np.uint8]:
-    """What a graph is given of an upright RGB photo, uint8 [H, W, 3]: what ``resize_and_crop`` makes of it; under ``photo`` all of its
-    pixels, since such a graph resizes it itself."""
+    """What a graph is given of an upright RGB photo, uint8 [H, W, 3]: what ``resize_and_crop`` makes of it; under ``photo`` all of
+    its pixels, since such a graph resizes it itself."""
     return np.asarray(photo) if input_kind == "photo" else resize_and_crop(photo, spec)
 
 
