@@ -17,7 +17,6 @@ from deploykit.cli.evaluate_run import Evaluation, evaluate_sessions
 from deploykit.cli.options import bundle_argument, warn_if_untrained
 from deploykit.errors import BundleError, ImageError, UsageError
 from deploykit.runtime.classifier import label_of, open_predict
-from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session
 from deploykit.spec import Precision
 
@@ -66,7 +65,7 @@ def command(
         sessions: dict[str, Session] = {
             str(p): stack.enter_context(open_predict(opened, p, provider=provider, threads=threads)) for p in chosen
         }
-        backend = next(s.backend for s in sessions.values() if isinstance(s, OrtSession))
+        backend = next(iter(sessions.values())).backend
         with console.progress(f"evaluating {', '.join(sessions)} on {backend}", len(samples)) as advance:
             result = evaluate_sessions(samples, sessions, opened.manifest.image, opened.manifest.input, batch, advance)
     for error in result.unreadable:

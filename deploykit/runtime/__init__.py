@@ -12,6 +12,7 @@ from deploykit.runtime.explanation import Explanation, map_on_photo
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.segmenter import ClassShare, Segmentation, Segmenter, class_map_on_photo
 from deploykit.runtime.session import Session, TensorInfo
+from deploykit.runtime.trt import TrtSession
 
 __all__ = [
     "ClassShare",
@@ -24,6 +25,7 @@ __all__ = [
     "Segmenter",
     "Session",
     "TensorInfo",
+    "TrtSession",
     "class_map_on_photo",
     "map_on_photo",
 ]

@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle import Bundle, Manifest
-from deploykit.errors import BundleError, InputError, SessionError, UsageError
+from deploykit.errors import InputError, SessionError, UsageError
 from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, limits_for, load_pixels, normalize
-from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.opening import TWIN_SUFFIX as TWIN_SUFFIX
+from deploykit.runtime.opening import Answering, open_session
+from deploykit.runtime.opening import graph_file as graph_file
+from deploykit.runtime.opening import graph_name as graph_name
 from deploykit.runtime.session import Session
 from deploykit.spec import ImageSpec, Precision
 
 Floats = npt.NDArray[np.float32]
 Pictures = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 """uint8 [N, H, W, 3] RGB, or N of [H, W, 3], which may differ in size where the graph resizes them itself."""
-
-TWIN_SUFFIX = "_cpu"
-"""Behind the name of a graph whose integers stand in the shape that a CPU computes fast."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,25 @@ class Classifier:
         bundle: Bundle | str | Path,
         *,
         precision: Precision | str = Precision.FP32,
+        backend: str | None = None,
         provider: str = "cpu",
         threads: int = 0,
+        plan: Path | None = None,
         limits: DecodeLimits = DEFAULT_LIMITS,
     ) -> "Classifier":
-        """Open the predict graph of a bundle at a precision.
+        """Open the predict graph of a bundle at a precision, or its plan.
+
+        Args:
+            precision, backend, provider, threads, plan: what answers; see `deploykit.runtime.opening.Answering`.
 
         Raises:
-            UsageError: not a precision, or not a classifier.
+            UsageError: not a precision, not a backend, or not a classifier.
             BundleError: not a bundle, or the precision is not in it.
+            EngineError: no plan that fits this machine.
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = open_for(bundle, "classification", "Segmenter")
-        session = open_predict(bundle, precision, provider=provider, threads=threads)
+        session = open_predict(bundle, precision, backend=backend, provider=provider, threads=threads, plan=plan)
         return cls(session, bundle.manifest, bundle.labels(), limits)
 
     def classify(self, image: Source, top: int = 5) -> list[Prediction]:
@@ -154,45 +160,17 @@ def open_for(bundle: Bundle | str | Path, task: str, other: str) -> Bundle:
     return bundle
 
 
-def open_predict(bundle: Bundle, precision: Precision | str, *, provider: str = "cpu", threads: int = 0) -> OrtSession:
-    """A session of the bundle's predict graph at a precision.
-
-    Raises:
-        UsageError: not a precision.
-        BundleError: a precision that the bundle does not have.
-        SessionError: see `OrtSession`.
-    """
-    return OrtSession(graph_file(bundle, precision, "predict", provider=provider), provider=provider, threads=threads)
-
-
-def graph_file(bundle: Bundle, precision: Precision | str, graph: str, hint: str | None = None, *, provider: str = "cpu") -> Path:
-    """The file of one of the bundle's graphs at a precision; see `graph_name`."""
-    return bundle.file(graph_name(bundle, precision, graph, hint, provider=provider))
-
-
-def graph_name(bundle: Bundle, precision: Precision | str, graph: str, hint: str | None = None, *, provider: str = "cpu") -> str:
-    """The name of one of the bundle's graphs at a precision, such as ``fp32/predict.onnx``.
-
-    On a CPU the twin is taken where there is one (``int8/predict_cpu.onnx``): the same integers in the shape that ONNX Runtime
-    computes in integers on x86; the other is TensorRT's.
-
-    Args:
-        hint: how to get the graph, where the bundle lacks it.
-        provider: ONNX Runtime's, which decides between the two.
-
-    Raises:
-        UsageError: not a precision.
-        BundleError: the bundle does not have the graph, or not at this precision.
-    """
-    try:
-        precision = Precision(precision)
-    except ValueError:
-        raise UsageError(f"precision is {precision!r}, expected one of {', '.join(Precision)}") from None
-    here = [p for p in Precision if f"{p}/{graph}.onnx" in bundle.manifest.files]
-    if precision not in here:
-        raise BundleError(f"{bundle.path} has no {precision} {graph} graph; it has {', '.join(here) or 'none'}", hint=hint)
-    twin = f"{precision}/{graph}{TWIN_SUFFIX}.onnx"
-    return twin if provider == "cpu" and twin in bundle.manifest.files else f"{precision}/{graph}.onnx"
+def open_predict(
+    bundle: Bundle,
+    precision: Precision | str,
+    *,
+    backend: str | None = None,
+    provider: str = "cpu",
+    threads: int = 0,
+    plan: Path | None = None,
+) -> Session:
+    """A session of the bundle's predict graph at a precision, or of its plan; see `deploykit.runtime.opening.open_session`."""
+    return open_session(bundle, "predict", Answering(precision, backend, provider, threads, plan))
 
 
 def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: Pictures) -> Floats:

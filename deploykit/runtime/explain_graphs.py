@@ -9,7 +9,6 @@ import difflib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,10 @@ import numpy.typing as npt
 from deploykit.bundle import Bundle
 from deploykit.errors import SessionError, UsageError
 from deploykit.runtime.cam import METHODS
-from deploykit.runtime.classifier import Pictures, graph_file, image_feeds
+from deploykit.runtime.classifier import Pictures, image_feeds
 from deploykit.runtime.maps import normalize_map
-from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.opening import Answering, open_session
 from deploykit.runtime.session import Array, Session
-from deploykit.spec import Precision
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -65,13 +63,17 @@ class RawAnswer:
 class ExplainGraphs:
     """Owns the sessions of one precision; all but the explain graph are opened when they are first needed. Threads may share it."""
 
-    def __init__(self, bundle: Bundle, precision: Precision | str, *, provider: str = "cpu", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, answering: Answering) -> None:
         self.bundle = bundle
-        self._precision, self._provider, self._threads = precision, provider, threads
+        self._answering = answering
         self._lock = threading.Lock()
-        self._sessions: dict[str, OrtSession] = {}
+        self._sessions: dict[str, Session] = {}
         self._is_closed = False
         self._session("explain")
+
+    @property
+    def _precision(self) -> str:
+        return str(self._answering.precision)
 
     def answer(self, pixels: Pictures, classes: Indices, method: str, layer: str | None) -> RawAnswer:
         """Answer and explain pictures, each for its own class (-1: its own likeliest)."""
@@ -84,7 +86,8 @@ class ExplainGraphs:
 
     def glance(self, pixels: Pictures, method: str, layer: str | None) -> tuple[Floats, Floats | None]:
         """Logits [1, K] of one picture and, where the tail graph can go on from them, activations [1, C, h, w]."""
-        has_tail = f"{self._precision}/explain_tail.onnx" in self.bundle.manifest.files
+        # There are no plans of the tail, and going on from a plan's activations in ONNX Runtime would mix two engines' numbers.
+        has_tail = not self._answering.takes_plan and f"{self._precision}/explain_tail.onnx" in self.bundle.manifest.files
         goes_on = method in METHODS and has_tail and not self._suffix(layer)
         found = self._run("explain", pixels, np.array([-1]), ("logits", "activations") if goes_on else ("logits",))
         return found["logits"], found.get("activations")
@@ -129,7 +132,7 @@ class ExplainGraphs:
             start += len(image)
         found = runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in outputs}
         if not np.isfinite(found["logits"]).all():
-            raise SessionError(f"{self._precision}/{graph}.onnx gives NaN or infinite logits", hint="try --precision fp32")
+            raise SessionError(f"the {self._precision} {graph} graph gives NaN or infinite logits", hint="try --precision fp32")
         return found
 
     def _session(self, graph: str) -> Session:
@@ -137,8 +140,7 @@ class ExplainGraphs:
             if self._is_closed:
                 raise SessionError("the explainer is closed", hint="open it again")
             if graph not in self._sessions:
-                file: Path = graph_file(self.bundle, self._precision, graph, _HINTS.get(graph), provider=self._provider)
-                self._sessions[graph] = OrtSession(file, provider=self._provider, threads=self._threads)
+                self._sessions[graph] = open_session(self.bundle, graph, self._answering, hint=_HINTS.get(graph))
             return self._sessions[graph]
 
     def _suffix(self, layer: str | None) -> str:

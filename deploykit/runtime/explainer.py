@@ -14,6 +14,7 @@ from deploykit.runtime.classes import ClassName, ClassNames, find_class, find_cl
 from deploykit.runtime.explain_graphs import ExplainGraphs, RawAnswer, check_request
 from deploykit.runtime.explanation import Explanation
 from deploykit.runtime.maps import has_evidence, normalize_map
+from deploykit.runtime.opening import Answering
 from deploykit.runtime.reading import Reading, read_logits
 from deploykit.spec import Precision
 
@@ -44,19 +45,25 @@ class Explainer:
         bundle: Bundle | str | Path,
         *,
         precision: Precision | str = Precision.FP32,
+        backend: str | None = None,
         provider: str = "cpu",
         threads: int = 0,
+        plan: Path | None = None,
         limits: DecodeLimits = DEFAULT_LIMITS,
     ) -> "Explainer":
-        """Open the explain graph of a bundle at a precision.
+        """Open the explain graph of a bundle at a precision, or its plan.
+
+        Args:
+            precision, backend, provider, threads, plan: what answers; see `deploykit.runtime.opening.Answering`.
 
         Raises:
-            UsageError: not a precision.
+            UsageError: not a precision, or not a backend.
             BundleError: not a bundle, or it has no explain graph at this precision.
+            EngineError: no plan that fits this machine.
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(ExplainGraphs(bundle, precision, provider=provider, threads=threads), limits)
+        return cls(ExplainGraphs(bundle, Answering(precision, backend, provider, threads, plan)), limits)
 
     def explain(
         self,

@@ -98,19 +98,25 @@ class Segmenter:
         bundle: Bundle | str | Path,
         *,
         precision: Precision | str = Precision.FP32,
+        backend: str | None = None,
         provider: str = "cpu",
         threads: int = 0,
+        plan: Path | None = None,
         limits: DecodeLimits = DEFAULT_LIMITS,
     ) -> "Segmenter":
-        """Open the predict graph of a bundle at a precision.
+        """Open the predict graph of a bundle at a precision, or its plan.
+
+        Args:
+            precision, backend, provider, threads, plan: what answers; see `deploykit.runtime.opening.Answering`.
 
         Raises:
-            UsageError: not a precision, or not a segmentation model.
+            UsageError: not a precision, not a backend, or not a segmentation model.
             BundleError: not a bundle, or the precision is not in it.
+            EngineError: no plan that fits this machine.
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = open_for(bundle, "segmentation", "Classifier")
-        session = open_predict(bundle, precision, provider=provider, threads=threads)
+        session = open_predict(bundle, precision, backend=backend, provider=provider, threads=threads, plan=plan)
         return cls(session, bundle.manifest, bundle.labels(), limits)
 
     def segment(self, image: Source) -> Segmentation:

@@ -84,6 +84,14 @@ class Session(Protocol):
         """Free what the session holds. Closing twice is harmless; running afterwards is an error."""
         ...
 
+    def __enter__(self) -> "Session":
+        """Itself; a ``with`` block closes it."""
+        ...
+
+    def __exit__(self, *exception: object) -> None:
+        """Close it."""
+        ...
+
 
 def check_feeds(feeds: Mapping[str, Array], inputs: Sequence[TensorInfo]) -> dict[str, Array]:
     """Arrays as a backend may read them: right name, dtype, rank and dimensions, native byte order, C-contiguous.
