@@ -125,7 +125,7 @@ def check_fit(
     if gpu is None:
         raise EngineError(
             f"{path} was built for {record.sm}; this machine has no NVIDIA GPU that the CUDA driver can use",
-            hint="run the graph on the CPU instead: deploykit predict BUNDLE --provider cpu",
+            hint="run the graph on the CPU instead: --backend onnxruntime --provider cpu",
         )
     if not _gpu_fits(record, gpu):
         made = f"{record.sm} ({record.gpu.name})" if record.gpu else record.sm
