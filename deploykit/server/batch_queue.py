@@ -1,0 +1,129 @@
+"""Which waiting requests share a run: the rule of dynamic batching, without threads and without a clock of its own.
+
+In: jobs, and what time it is. Out: the jobs of the next run, or how long to wait. The words are Triton's:
+https://github.com/triton-inference-server/server/blob/main/docs/user_guide/batcher.md
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from deploykit.errors import RequestError
+from deploykit.runtime.session import Array
+from deploykit.server.settings import BatchSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a job gets.
+
+    Args:
+        outputs: its own rows of the outputs it asked for.
+        queue_s: from its arrival until its run began.
+        infer_s: of that run.
+        batch_rows: rows that the run had, its own and others'.
+    """
+
+    outputs: Mapping[str, Array]
+    queue_s: float
+    infer_s: float
+    batch_rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One request's rows, which stay together.
+
+    Args:
+        feeds: checked arrays for every input, all with the same first dimension.
+        rows: that dimension.
+        outputs: what to compute; jobs that ask for the same share a run.
+        queued_at: when it arrived, on the clock that `BatchQueue.take` is told.
+        deadline: when it is of no use any more, on the same clock.
+        future: where its answer goes. Cancelled, it takes the job out of the queue.
+    """
+
+    feeds: Mapping[str, Array]
+    rows: int
+    outputs: tuple[str, ...]
+    queued_at: float
+    deadline: float
+    future: "Future[Answer]" = field(default_factory=Future)
+
+
+class BatchQueue:
+    """Jobs in the order of their arrival. Not locked: its owner is (`deploykit.server.batcher`)."""
+
+    def __init__(self, settings: BatchSettings) -> None:
+        self._settings = settings
+        self._jobs: dict[Job, None] = {}  # ordered, and any job leaves in constant time
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: Job) -> None:
+        """Let a job wait.
+
+        Raises:
+            RequestError: it has more rows than a run may have, or as many jobs wait as may.
+        """
+        most = self._settings.max_batch_size
+        if job.rows > most:
+            raise RequestError(400, f"the request has {job.rows} rows, at most {most} are allowed (max_batch_size)")
+        if len(self._jobs) >= self._settings.max_queue_size:
+            raise RequestError(
+                503,
+                f"{len(self._jobs)} requests are waiting, no more are allowed (max_queue_size)",
+                "ask again later",
+                kind="queue_full",
+                headers={"retry-after": "1"},
+            )
+        self._jobs[job] = None
+
+    def discard(self, job: Job) -> None:
+        """Take a job out, if it still waits."""
+        self._jobs.pop(job, None)
+
+    def expire(self, now: float) -> list[Job]:
+        """Take out the jobs whose deadline has passed."""
+        late = [job for job in self._jobs if job.deadline <= now]
+        for job in late:
+            del self._jobs[job]
+        return late
+
+    def take(self, now: float, *, at_once: bool = False) -> tuple[list[Job], float | None]:
+        """The jobs of the next run, which are taken out.
+
+        They ask for the same outputs and follow each other: a large job is never passed by later ones of its kind. A run starts
+        when it is full, or when its oldest job has waited ``max_queue_delay_us``.
+
+        Args:
+            at_once: wait for no more jobs, because none will come.
+
+        Returns:
+            The jobs; where there are none, for how many seconds to wait, or None for until something arrives.
+        """
+        delay = 0.0 if at_once else self._settings.max_queue_delay_us / 1e6
+        soonest: float | None = None
+        for outputs in dict.fromkeys(job.outputs for job in self._jobs):
+            jobs, is_full = self._group(outputs)
+            wait = jobs[0].queued_at + delay - now
+            if is_full or wait <= 0:
+                for job in jobs:
+                    del self._jobs[job]
+                return jobs, None
+            soonest = wait if soonest is None else min(soonest, wait)
+        return [], soonest
+
+    def _group(self, outputs: tuple[str, ...]) -> tuple[list[Job], bool]:
+        """The first jobs with these outputs that fit into a run, and whether no other fits."""
+        jobs: list[Job] = []
+        rows = 0
+        for job in self._jobs:
+            if job.outputs != outputs:
+                continue
+            if rows + job.rows > self._settings.max_batch_size:
+                return jobs, True
+            jobs.append(job)
+            rows += job.rows
+        return jobs, rows == self._settings.max_batch_size
