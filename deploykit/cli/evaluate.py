@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from deploykit.bundle.manifest import sha256_of
 from deploykit.cli import console
 from deploykit.cli.evaluate_data import FOLDER_RULES, Sample, Samples, read_samples
 from deploykit.cli.evaluate_run import Evaluation, evaluate_sessions
-from deploykit.cli.options import bundle_argument, warn_if_untrained
+from deploykit.cli.options import backend_option, bundle_argument, plan_option, provider_option, threads_option, warn_if_untrained
 from deploykit.errors import BundleError, ImageError, UsageError
-from deploykit.runtime.classifier import label_of, open_predict
+from deploykit.runtime.classifier import label_of
+from deploykit.runtime.opening import Answering, open_session
+from deploykit.runtime.plans import planned_precisions
 from deploykit.runtime.session import Session
 from deploykit.spec import Precision
 
@@ -33,8 +36,10 @@ RECORD = "int8/calibration.json"
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="How many pictures go through at once.")
 @click.option("--worst", type=click.IntRange(0), default=5, show_default=True, help="How many of the worst classes to show.")
 @click.option("--skip-calibrated", is_flag=True, help="Leave out pictures that INT8 was calibrated with, instead of refusing them.")
-@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's: cpu, cuda, tensorrt, openvino, ...")
-@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="CPU threads per run; 0 takes all.")
+@backend_option
+@plan_option
+@provider_option
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     bundle: Path,
@@ -44,6 +49,8 @@ def command(
     batch: int,
     worst: int,
     skip_calibrated: bool,
+    backend: str | None,
+    plan: Path | None,
     provider: str,
     threads: int,
     as_json: bool,
@@ -56,17 +63,19 @@ def command(
     """
     opened = Bundle.open(bundle)
     require_classifier(opened)
-    chosen = _choose(opened, precisions)
+    # Refuses options that have no meaning together before any picture is read.
+    answering = Answering(Precision.FP32, backend, provider, threads, plan)
+    chosen = _choose(opened, precisions, answering)
     found = read_samples(data, opened.labels(), opened.manifest.model.num_classes, folders)
     warn_if_untrained(opened)
     console.note(f"{len(found.samples):,} pictures; {found.rule}")
     samples = _apart(opened, found, skip_calibrated) if Precision.INT8 in chosen else found.samples
     with contextlib.ExitStack() as stack:
         sessions: dict[str, Session] = {
-            str(p): stack.enter_context(open_predict(opened, p, provider=provider, threads=threads)) for p in chosen
+            str(p): stack.enter_context(open_session(opened, "predict", replace(answering, precision=p))) for p in chosen
         }
-        backend = next(iter(sessions.values())).backend
-        with console.progress(f"evaluating {', '.join(sessions)} on {backend}", len(samples)) as advance:
+        answers = next(iter(sessions.values())).backend
+        with console.progress(f"evaluating {', '.join(sessions)} on {answers}", len(samples)) as advance:
             result = evaluate_sessions(samples, sessions, opened.manifest.image, opened.manifest.input, batch, advance)
     for error in result.unreadable:
         console.show_error(error)
@@ -112,7 +121,10 @@ def require_uncalibrated(samples: Sequence[Sample], calibrated: frozenset[str], 
     )
 
 
-def _choose(bundle: Bundle, precisions: tuple[str, ...]) -> list[Precision]:
+def _choose(bundle: Bundle, precisions: tuple[str, ...], answering: Answering) -> list[Precision]:
+    if answering.takes_plan:
+        # Which of the bundle's plans fit is said where they are opened.
+        return [Precision(p) for p in precisions] or planned_precisions(bundle, "predict", answering.backend, answering.plan)
     here = bundle.precisions
     chosen = [p for p in Precision if str(p) in precisions] or list(here)
     missing = [str(p) for p in chosen if p not in here]

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -20,6 +19,7 @@ from deploykit.runtime.cam_quality import Mean
 from deploykit.runtime.classifier import Classifier
 from deploykit.runtime.explain_graphs import ALL_METHODS
 from deploykit.runtime.explainer import Explainer
+from deploykit.runtime.opening import Answering
 
 _COLUMNS = {
     "difference": "ins. - del.",
@@ -55,9 +55,7 @@ def command(
     plot: Path | None,
     batch: int,
     as_json: bool,
-    precision: str,
-    provider: str,
-    threads: int,
+    answering: Answering,
 ) -> None:
     """Compare explanation methods and layers on your own pictures.
 
@@ -75,8 +73,8 @@ def command(
         )
     paths = list(dict.fromkeys(find_images(images)))
     known = read_boxes(boxes, paths) if boxes else {}
-    backend: dict[str, Any] = {"precision": precision, "provider": provider, "threads": threads}
-    with Classifier.open(opened, **backend) as classifier, Explainer.open(opened, **backend) as explainer:
+    keywords = asdict(answering)
+    with Classifier.open(opened, **keywords) as classifier, Explainer.open(opened, **keywords) as explainer:
         sides = choose_sides(explainer, methods, layers)
         warn_if_untrained(opened)
         pictures = _measure(classifier, explainer, sides, paths, known, steps, batch)

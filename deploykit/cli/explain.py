@@ -20,6 +20,7 @@ from deploykit.runtime.classes import find_class
 from deploykit.runtime.explain_graphs import ALL_METHODS, takes_layer
 from deploykit.runtime.explainer import Explainer
 from deploykit.runtime.explanation import Explanation
+from deploykit.runtime.opening import Answering
 from deploykit.runtime.overlay import draw_explanation, draw_map
 from deploykit.runtime.sheet import draw_sheet
 
@@ -81,9 +82,7 @@ def command(
     npz: bool,
     batch: int,
     as_json: bool,
-    precision: str,
-    provider: str,
-    threads: int,
+    answering: Answering,
 ) -> None:
     """Show what in pictures speaks for their class.
 
@@ -99,11 +98,11 @@ def command(
     folder = OutputFolder(output, frozenset(path.resolve() for path in paths))
     kinds = tuple(kind for kind, wanted in zip(KINDS, (overlay, map_, npz), strict=True) if wanted)
     bad = 0
-    with Explainer.open(opened, precision=precision, provider=provider, threads=threads) as explainer:
+    with Explainer.open(opened, **asdict(answering)) as explainer:
         indices = tuple(dict.fromkeys(_class_index(text, explainer) for text in classes))
         request = Request(indices, top_classes, tuple(dict.fromkeys(methods)), layer, kinds)
         warn_if_untrained(opened)
-        say_what_answers(opened, precision, "explain", provider)
+        say_what_answers(opened, "explain", answering)
         with console.progress(f"explaining {len(paths)} pictures", len(paths)) as advance:
             for some in decode_batches(paths, explainer.manifest.image, explainer.limits, batch):
                 for error in some.errors:

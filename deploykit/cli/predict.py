@@ -16,7 +16,8 @@ from deploykit.cli.options import backend_options, bundle_argument, say_what_ans
 from deploykit.cli.predict_masks import Wanted, predict_masks
 from deploykit.errors import ImageError, UsageError
 from deploykit.image import decode_each, find_images
-from deploykit.runtime.classifier import Classifier, Prediction, graph_name
+from deploykit.runtime.classifier import Classifier, Prediction
+from deploykit.runtime.opening import Answering, answering_file
 from deploykit.runtime.segmenter import Segmenter
 
 
@@ -38,9 +39,7 @@ def command(
     output: Path | None,
     raw: bool,
     as_json: bool,
-    precision: str,
-    provider: str,
-    threads: int,
+    answering: Answering,
 ) -> None:
     """Name what is in pictures.
 
@@ -52,8 +51,9 @@ def command(
     opened = Bundle.open(bundle)
     paths = find_images(images)
     if opened.manifest.model.task == "segmentation":
-        with Segmenter.open(opened, precision=precision, provider=provider, threads=threads) as segmenter:
+        with Segmenter.open(opened, **asdict(answering)) as segmenter:
             warn_if_untrained(opened)
+            say_what_answers(opened, "predict", answering)
             bad = predict_masks(segmenter, paths, Wanted(top, batch, output, raw, as_json))
     elif output is not None:
         raise UsageError(
@@ -61,20 +61,18 @@ def command(
             hint="deploykit explain draws what in a picture speaks for its class",
         )
     else:
-        bad = _classify(opened, paths, top, batch, as_json=as_json, precision=precision, provider=provider, threads=threads)
+        bad = _classify(opened, paths, top, batch, answering, as_json=as_json)
     if bad:
         raise ImageError(f"{bad} of {len(paths)} pictures could not be used")
 
 
-def _classify(
-    opened: Bundle, paths: Sequence[Path], top: int, batch: int, *, as_json: bool, precision: str, provider: str, threads: int
-) -> int:
+def _classify(opened: Bundle, paths: Sequence[Path], top: int, batch: int, answering: Answering, *, as_json: bool) -> int:
     """Answer and print, and return how many pictures could not be used."""
     bad = 0
-    graph = graph_name(opened, precision, "predict", provider=provider)
-    with Classifier.open(opened, precision=precision, provider=provider, threads=threads) as classifier:
+    with Classifier.open(opened, **asdict(answering)) as classifier:
+        graph = answering_file(opened, "predict", answering)
         warn_if_untrained(opened)
-        say_what_answers(opened, precision, "predict", provider)
+        say_what_answers(opened, "predict", answering)
         with console.progress(f"predicting {len(paths)} pictures", len(paths)) as advance:
             for names, pixels, errors in _batches(paths, classifier, batch):
                 for error in errors:

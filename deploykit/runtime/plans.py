@@ -12,7 +12,7 @@ from deploykit.spec import Precision
 from deploykit.trt import find_gpu, load_flavour
 
 _SIDE_FILE_SUFFIX = ".data"
-_ON_CPU = "run the graph on the CPU instead: leave --backend and --plan out"
+_ON_CPU = "run the graph on the CPU instead: --backend onnxruntime --provider cpu"
 
 
 def find_plan(
@@ -61,6 +61,22 @@ def find_plan(
         + "; ".join(str(error) for error in refused.values()),
         hint=first.hint,
     )
+
+
+def planned_precisions(bundle: Bundle, graph: str, backend: str | None = None, folder: Path | None = None) -> list[Precision]:
+    """The precisions that a graph has plans of: a backend's, or those of one folder. Whether they run here is another matter.
+
+    Raises:
+        UsageError: the folder holds no plans.
+        BundleError: there is none.
+    """
+    records = dict([_read_folder(bundle, folder)]) if folder is not None else _records(bundle)
+    found = {r.precision for r in records.values() if backend in (None, r.backend) and f"{graph}.plan" in r.files}
+    if not found:
+        raise BundleError(
+            f"{bundle.path} has no {backend or ''} plans of {graph}", hint=f"build them with: deploykit build {bundle.path}"
+        )
+    return [p for p in Precision if p in found]
 
 
 def _records(bundle: Bundle) -> dict[Path, PlanRecord]:

@@ -221,7 +221,7 @@ def load_plan(path: Path, ordinal: int = 0, plugins: tuple[Path, ...] = ()) -> L
     if gpu is None or flavour is None:
         raise EngineError(
             f"{path} cannot run here: this machine has no NVIDIA GPU that the CUDA driver can use",
-            hint="run the graph on the CPU instead: deploykit predict BUNDLE --provider cpu",
+            hint="run the graph on the CPU instead: --backend onnxruntime --provider cpu",
         )
     device = open_device(ordinal)
     with device.activate():
