@@ -1,8 +1,8 @@
 // What the server says about a photo, read into what the page shows.
 //
-// An answer is {precision, backend, predictions, explanations, timing, box, photoSize}: predictions as the API orders them, each
-// with its figure (the probability, or a segmentation model's share of the picture); explanations by class index, with their map
-// and mask decoded (map.js).
+// An answer is {precision, backend, predictions, explanations, timing, box, photoSize}: predictions as the API orders them, 
+// explanations by class index, each with its figure (the probability, or a segmentation model's share of the picture) and with
+// its map and mask decoded (map.js).
 
 import { askAboutPhoto } from "./api.js";
 import { decodeMap, stretched } from "./map.js";
@@ -40,7 +40,7 @@ export async function explainAll(photo, choice, extras, signal) {
 // Explain further classes of a photo that is answered.
 export async function fillIn(answer, photo, choice, classes, signal) {
   const missing = classes.filter((classIndex) => !answer.explanations.has(classIndex));
-  if (missing.length === 0) return;
+  if (missing.length === 0 || !explains(choice.model, answer.precision)) return;
   const { explanations } = await explain(photo, choice, answer.precision, missing, signal);
   explanations.forEach((one, classIndex) => answer.explanations.set(classIndex, one));
 }
@@ -51,17 +51,31 @@ export function likeliest(answers) {
 }
 
 async function explain(photo, settings, precision, classes, signal) {
+  if (!explains(settings.model, precision)) return predict(photo, settings, precision, signal);
   const body = await askAboutPhoto(settings.model.name, "explain", photo, query(settings, precision, classes), signal);
   const explanations = await Promise.all(body.explanations.map(readExplanation));
   return {
     precision,
     backend: body.backend,
-    predictions: body.predictions.map((one) => ({ ...one, figure: figureOf(one) })),
+    predictions: body.predictions,
     explanations: new Map(explanations.map((one) => [one.classIndex, one])),
     timing: body.timing_ms,
     box: body.box,
     photoSize: body.photo,
   };
+}
+
+// The answer of a graph that has none to explain it: the same without maps, and of the likeliest classes alone.
+async function predict(photo, settings, precision, signal) {
+  const asked = { top: Math.min(TOP, settings.model.classes), precision };
+  const { backend, predictions, timing_ms: timing } = await askAboutPhoto(settings.model.name, "predict", photo, asked, signal);
+  const explanations = predictions.map((one) => ({ ...about(one), isExplained: false, map: null, mask: null }));
+  const photoSize = { width: photo.width, height: photo.height };
+  return { precision, backend, predictions, explanations: new Map(explanations.map((one) => [one.classIndex, one])), timing, box: null, photoSize };
+}
+
+export function explains(model, precision) {
+  return model.explain_precisions.includes(precision);
 }
 
 // The time of one prediction, without an explanation, in milliseconds of the server's clock.
@@ -70,21 +84,19 @@ export async function timePrediction(photo, settings, precision, signal) {
   return body.timing_ms.infer;
 }
 
-function figureOf(one) {
-  return one.share ?? one.probability;
-}
-
 async function readExplanation(one) {
   const isSilent = !one.has_evidence || one.is_even === true;
   const map = isSilent ? null : await decodeMap(one.map);
   return {
-    classIndex: one.class_index,
-    label: one.label,
-    figure: figureOf(one),
-    share: one.share,
+    ...about(one),
+    isExplained: true,
     hasEvidence: one.has_evidence,
     isEven: one.is_even === true,
     map: map && isFine(one.method) ? stretched(map) : map,
     mask: one.mask ? await decodeMap(one.mask) : null,
   };
+}
+
+function about({ class_index: classIndex, label, probability, share }) {
+  return { classIndex, label, share, figure: share ?? probability };
 }

@@ -4,18 +4,18 @@ import { isFine, takesLayer } from "./answers.js";
 import { methodName, percent, precisionName, silence } from "./words.js";
 
 // One answer's map of a class as stage.js shows it.
-export function viewOf(answer, classIndex, { photo, method, isOneOfSeveral }) {
+export function viewOf(answer, classIndex, label, { photo, method, isOneOfSeveral }) {
   const one = answer.explanations.get(classIndex);
   const caption = isOneOfSeveral ? precisionName(answer.precision) : "";
   const silent = silence(one);
-  const about = silent ? `${one.label} ${silent}` : `colours show what speaks for ${one.label}`;
+  const about = silent ? `${label} ${silent}` : `colours show what speaks for ${label}`;
   return {
-    map: one.map,
-    mask: one.mask,
+    map: one?.map ?? null,
+    mask: one?.mask ?? null,
     box: answer.box,
     photoSize: answer.photoSize,
     isFine: isFine(method),
-    name: one.label,
+    name: label,
     caption,
     description: `${[photo.name, caption, methodName(method)].filter(Boolean).join(", ")}: ${about}`,
   };
@@ -37,7 +37,9 @@ export function showSpeaks(line, answers, choice, classIndex) {
 }
 
 export function spokenAnswers(photo, answers) {
-  const said = answers.map(({ precision, predictions: [first] }) => `${precisionName(precision)}: ${first.label}, ${percent(first.figure)}`);
+  const said = answers.map(({ precision, predictions: [first] }) => {
+    return `${precisionName(precision)}: ${first.label}, ${percent(first.share ?? first.probability)}`;
+  });
   return `${photo.name}. ${said.join(". ")}`;
 }
 

@@ -220,7 +220,9 @@ function renderShown() {
 
 function views() {
   const { answers, answered, photo } = state;
-  return answers.map((answer) => viewOf(answer, shownClass(), { photo, method: answered.method, isOneOfSeveral: answers.length > 1 }));
+  const shown = shownClass();
+  const label = answers[0]?.explanations.get(shown).label;
+  return answers.map((answer) => viewOf(answer, shown, label, { photo, method: answered.method, isOneOfSeveral: answers.length > 1 }));
 }
 
 function renderVerdict() {

@@ -79,7 +79,7 @@ function createRow(row, precisions) {
 function figures(row, precisions) {
   const box = make("span", "figures");
   row.figures.forEach((figure, i) => {
-    const value = make("span", "figure", figure === null ? "…" : percent(figure));
+    const value = make("span", "figure", figure === null ? "–" : percent(figure));
     if (precisions.length > 1) value.prepend(make("span", "spoken", `${precisionName(precisions[i])} `));
     box.append(value);
   });

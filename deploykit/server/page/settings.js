@@ -45,7 +45,7 @@ export function createSettings(models, onChange) {
 }
 
 export function firstChoice(model) {
-  return { model, method: model.methods[0], layer: model.layers[0], precisions: [model.default_precision] };
+  return { model, method: model.methods[0] ?? "", layer: model.layers[0] ?? "", precisions: [model.default_precision] };
 }
 
 // FP32 first: the others are compared with it.
@@ -63,6 +63,7 @@ function renderModel(model, isOneOfSeveral) {
   const only = model.precisions.length === 1 ? `, ${precisionName(model.precisions[0])}` : "";
   byId("model-facts").textContent = `${kind}${count(model.classes)} classes, ${model.image.width} × ${model.image.height} px${only}`;
   fillSelect(byId("method"), model.methods.map((method) => [method, methodName(method)]));
+  byId("settings").hidden = model.methods.length === 0;
   fillSelect(byId("layer"), model.layers.map((layer) => [layer, layer]));
   byId("precisions").replaceChildren(...precisionButtons(model));
   byId("precisions").hidden = model.precisions.length < 2;
