@@ -44,6 +44,7 @@ from deploykit.spec import ImageSpec
 @click.option("--label-order", type=click.Choice(["text", "natural"]), help="How numeric folders sort: 0 1 10 2, or 0 1 2 10.")
 @click.option("--input", "input_kind", type=click.Choice(["pixels", "float"]), default="pixels", show_default=True,
               help="What the graph takes: uint8 RGB pixels [N,H,W,3], or normalized float32 [N,3,H,W].")  # fmt: skip
+@click.option("--embed-resize", is_flag=True, help="Graphs that take a photo at its own size, one a run, and resize it themselves.")
 @click.option("--opset", type=click.Choice([str(o) for o in OPSETS]), default=str(DEFAULT_OPSET), show_default=True,
               help="Version of the ONNX operators; the IR version follows from it.")  # fmt: skip
 @click.option("--layer", "layers", multiple=True, metavar="NAME",
@@ -72,6 +73,7 @@ def command(
     labels: Path | None,
     label_order: str | None,
     input_kind: str,
+    embed_resize: bool,
     opset: str,
     layers: tuple[str, ...],
     no_explain: bool,
@@ -102,6 +104,7 @@ def command(
         raise UsageError("--weights-name goes with torchvision:NAME", hint="timm's weights are named in the model: timm:NAME.TAG")
     if reference is not None and layout is not None:
         raise UsageError(f"{model} has no layouts but its own", hint="leave out --layout")
+    choices = Choices(input_kind, int(opset), layers, not no_explain, input_gradients, embed_resize)
     target = output or Path(model if reference is None else reference.folder)
     check_target(target, replace=force)
     options = ImageOptions(**image)
@@ -126,7 +129,6 @@ def command(
         console.note(f"note: {text}")
     if not loaded.weights.trained:
         console.warn(f"{model} has {loaded.weights.source} weights: it is untrained, its answers mean nothing")
-    choices = Choices(input_kind, int(opset), layers, not no_explain, input_gradients)
     names = _labels(loaded, labels, label_order)
     manifest = write_bundle(target, prove_model(loaded, choices), names, choices, replace=force)
     console.result(manifest.to_text().rstrip() if as_json else summarize(target, manifest))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from deploykit.bundle import ModelRecord
 from deploykit.cli import console
+from deploykit.cli.embed_resize import asked_pictures
 from deploykit.cli.explain_graphs import Autograd
 from deploykit.cli.export_bundle import Choices, Proved
 from deploykit.cli.parity import check_parity
@@ -31,9 +32,10 @@ def prove_model(loaded: LoadedModel, choices: Choices) -> Proved:
         console.note(f"note: {len(live)} modules are in training mode ({live[0]}, ...); the inference graph is exported")
     with console.progress("exporting to ONNX", total=None):
         predict = export_graph(loaded.model, loaded.image, input_kind=choices.input_kind, opset=choices.opset)
+    asked = asked_pictures(loaded.image, embed_resize=choices.embed_resize)
     with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
         file = write_graph(predict, Path(folder) / "predict.onnx")[0]
-        pixels, logits, record = check_parity(loaded.model, predict, file, loaded.image, choices.input_kind)
+        logits, record = check_parity(loaded.model, predict, file, loaded.image, choices.input_kind, asked.pixels)
     return Proved(
         predict=predict,
         model=_model_record(loaded, logits),
@@ -41,11 +43,11 @@ def prove_model(loaded: LoadedModel, choices: Choices) -> Proved:
         image=loaded.image,
         input_kind=choices.input_kind,
         default_layer=loaded.entry.cam_layer or None,
-        pixels=pixels,
+        asked=asked,
         logits=logits,
         parity=record,
         packages=_PACKAGES,
-        autograd=_autograd(loaded, pixels),
+        autograd=_autograd(loaded, asked.pixels),
     )
 
 

@@ -31,6 +31,7 @@ from deploykit.models.labels import IMAGENET_CLASSES, Labels, load_imagenet_labe
 @click.option("--label-order", type=click.Choice(["text", "natural"]), help="How numeric folders sort: 0 1 10 2, or 0 1 2 10.")
 @click.option("--input", "input_kind", type=click.Choice(["pixels", "float"]), default="pixels", show_default=True,
               help="What the bundle's graphs take: uint8 RGB pixels [N,H,W,3], or normalized float32 [N,3,H,W].")  # fmt: skip
+@click.option("--embed-resize", is_flag=True, help="Graphs that take a photo at its own size, one a run, and resize it themselves.")
 @click.option("--layer", "layers", multiple=True, metavar="NAME",
               help="Where Grad-CAM looks: a tensor's name. May be repeated. [default: the last feature map]")  # fmt: skip
 @click.option("--no-explain", is_flag=True, help="Make no explain graphs.")
@@ -46,6 +47,7 @@ def command(
     labels: str | None,
     label_order: str | None,
     input_kind: str,
+    embed_resize: bool,
     layers: tuple[str, ...],
     no_explain: bool,
     input_gradients: bool,
@@ -69,6 +71,7 @@ def command(
         raise UsageError("--label-order goes with --labels DIRECTORY")
     if no_explain and (layers or input_gradients):
         raise UsageError("--no-explain excludes --layer and --input-gradients")
+    choices = Choices(input_kind, layers=layers, explain=not no_explain, input_gradients=input_gradients, embed_resize=embed_resize)
     read = read_graph(graph)
     description = description_of(read)
     name = name or description.get("deploykit.model") or graph.stem
@@ -77,11 +80,10 @@ def command(
     original, notes = _describe(graph, read, layout, scores, ImageOptions(**image), input_kind)
     for text in notes:
         console.note(f"note: {text}")
-    proved = prove_graph(original, name, input_kind, trained=description.get("deploykit.trained") != "false")
+    proved = prove_graph(original, name, choices, trained=description.get("deploykit.trained") != "false")
     if not proved.weights.trained:
         console.warn(f"{graph.name} says that it is untrained: its answers mean nothing")
     names = _labels(labels, label_order, proved, description.get("deploykit.labels_sha256"))
-    choices = Choices(input_kind, layers=layers, explain=not no_explain, input_gradients=input_gradients)
     manifest = write_bundle(target, proved, names, choices, replace=force)
     console.result(manifest.to_text().rstrip() if as_json else summarize(target, manifest))
 
@@ -91,6 +93,11 @@ def _describe(
 ) -> tuple[Original, list[str]]:
     """The file as it is to be asked, and what had to be assumed about it."""
     description = description_of(graph)
+    if description.get("deploykit.input") == "photo":
+        raise UsageError(
+            f"{path.name} resizes photos itself (deploykit export --embed-resize), and a bundle is made of a graph that does not",
+            hint="import the graph of a bundle without --embed-resize, and give --embed-resize here",
+        )
     output = find_output(graph, scores)
     source = find_input(graph, output.name, layout)
     takes_pixels = description.get("deploykit.input") == "pixels" and source.dtype == "uint8"

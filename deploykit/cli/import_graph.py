@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deploykit.bundle import ModelRecord, WeightsRecord
 from deploykit.cli import console
-from deploykit.cli.export_bundle import Proved
+from deploykit.cli.embed_resize import asked_pictures
+from deploykit.cli.export_bundle import Choices, Proved
 from deploykit.cli.import_parity import Original, ask_original, compare_with_original
 from deploykit.graph.files import read_structure, side_files
 from deploykit.graph.foreign import adopt_graph, count_weights, stored_dtype
@@ -15,12 +16,12 @@ from deploykit.graph.pixels import add_pixel_input
 _PACKAGES = ("onnx", "onnxruntime", "numpy")
 
 
-def prove_graph(original: Original, name: str, input_kind: str, *, trained: bool) -> Proved:
+def prove_graph(original: Original, name: str, choices: Choices, *, trained: bool) -> Proved:
     """Make the predict graph of a file and compare it with the file.
 
     Args:
         name: what the model is called from now on.
-        input_kind: ``pixels`` or ``float``.
+        choices: of its shape.
         trained: False where the file says that its weights are random.
 
     Raises:
@@ -28,7 +29,9 @@ def prove_graph(original: Original, name: str, input_kind: str, *, trained: bool
         SessionError: the file does not run.
         ParityError: the graph answers otherwise than the file.
     """
-    answers = ask_original(original)
+    input_kind = choices.input_kind
+    asked = asked_pictures(original.image, embed_resize=choices.embed_resize)
+    answers = ask_original(original, asked.pixels)
     with console.progress("making the predict graph", total=None):
         predict, notes = adopt_graph(
             original.graph, original.source, original.output, original.image, takes_pixels=original.takes_pixels
@@ -47,7 +50,7 @@ def prove_graph(original: Original, name: str, input_kind: str, *, trained: bool
         image=original.image,
         input_kind=input_kind,
         default_layer=None,
-        pixels=answers.pixels,
+        asked=asked,
         logits=logits,
         parity=record,
         packages=_PACKAGES,

@@ -18,7 +18,7 @@ from deploykit.graph.files import write_graph
 from deploykit.graph.foreign import ForeignInput, ForeignOutput, final_activation, is_half_precision
 from deploykit.graph.scopes import with_outputs
 from deploykit.image import normalize
-from deploykit.parity import BATCH_SIZES, PICTURES, TOLERANCES, ParityRecord, batches_of, compare_at_batch_sizes, sample_pictures
+from deploykit.parity import BATCH_SIZES, TOLERANCES, ParityRecord, batches_of, compare_at_batch_sizes
 from deploykit.runtime.classifier import image_feed, run_predict
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import TensorInfo
@@ -92,15 +92,14 @@ class Answers:
     backend: str
 
 
-def ask_original(original: Original) -> Answers:
-    """Run the file. Where a final activation will be cut off, a copy that also shows the tensor before it is run too.
+def ask_original(original: Original, pixels: Pixels) -> Answers:
+    """Run the file on pictures. Where a final activation will be cut off, a copy that also shows the tensor before it is run too.
 
     Raises:
         SessionError: the file does not load or run.
     """
-    pixels = sample_pictures(PICTURES, original.image.height, original.image.width)
     output = original.output
-    with console.progress(f"asking {original.path.name} itself", PICTURES) as advance, OrtSession(original.path) as session:
+    with console.progress(f"asking {original.path.name} itself", len(pixels)) as advance, OrtSession(original.path) as session:
         answer = original.ask(session, pixels, [output.name], advance)[0]
         backend = session.backend
     if output.scores == output.name:

@@ -12,7 +12,7 @@ from deploykit.errors import ParityError
 from deploykit.graph.scopes import module_tensors, with_outputs
 from deploykit.image import normalize
 from deploykit.models.export import module_outputs, reference_logits
-from deploykit.parity import BATCH_SIZES, PICTURES, TOLERANCES, ParityRecord, batches_of, compare_at_batch_sizes, sample_pictures
+from deploykit.parity import BATCH_SIZES, TOLERANCES, ParityRecord, batches_of, compare_at_batch_sizes
 from deploykit.runtime.classifier import run_predict
 from deploykit.runtime.ort import OrtSession
 from deploykit.spec import ImageSpec, Precision
@@ -26,21 +26,21 @@ Floats = npt.NDArray[np.float32]
 
 
 def check_parity(
-    model: "nn.Module", graph: "onnx.ModelProto", file: Path, image: ImageSpec, input_kind: str
-) -> tuple[Pixels, Floats, ParityRecord]:
+    model: "nn.Module", graph: "onnx.ModelProto", file: Path, image: ImageSpec, input_kind: str, pixels: Pixels
+) -> tuple[Floats, ParityRecord]:
     """Compare a module with the graph that was exported from it, on pictures and batch sizes that the export did not see.
 
     Args:
         graph, file: the graph, and where it is written.
+        pixels: the pictures, uint8 [n, H, W, 3].
 
     Returns:
-        The pictures uint8 [n, H, W, 3], the module's logits for them, and the record.
+        The module's logits for the pictures, and the record.
 
     Raises:
         ParityError: they differ by more than the tolerance; the message says by how much and where it begins.
     """
-    pixels = sample_pictures(PICTURES, image.height, image.width)
-    steps = PICTURES + sum(len(batches_of(PICTURES, size)) for size in BATCH_SIZES)
+    steps = len(pixels) + sum(len(batches_of(len(pixels), size)) for size in BATCH_SIZES)
     with console.progress("comparing the graph with torch", steps) as advance, OrtSession(file) as session:
         logits = reference_logits(model, pixels, image, advance)
         record = compare_at_batch_sizes(
@@ -59,7 +59,7 @@ def check_parity(
             f"{record.relative_difference:.1e} of the largest logit; {record.tolerance:.0e} is allowed. {where}",
             hint="nothing was written. Look at that module: values taken out of torch, random numbers, or state kept between calls",
         )
-    return pixels, logits, record
+    return logits, record
 
 
 def locate_difference(model: "nn.Module", graph: "onnx.ModelProto", pixels: Pixels, image: ImageSpec, input_kind: str) -> str:

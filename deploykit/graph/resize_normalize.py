@@ -17,12 +17,14 @@ bicubic 2 would take several such values side by side.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from deploykit.graph.versions import DEFAULT_OPSET, FUNCTIONS_IR_VERSION
 from deploykit.spec import ImageSpec
 
 DOMAIN = "deploykit"
@@ -59,6 +61,23 @@ def resize_normalize_node(image: str, normalized: str, spec: ImageSpec) -> NodeP
         channels=channels,
         scale=[float(scale[c]) for c in channels],
         bias=[float(bias[c]) for c in channels],
+    )
+
+
+def make_resize_graph(spec: ImageSpec) -> onnx.ModelProto:
+    """The operator alone, without normalization: ``image`` uint8 [1, H, W, 3] -> ``levels`` float32 [1, 3, height, width], RGB."""
+    plain = replace(spec, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), colour_order="rgb")
+    graph = helper.make_graph(
+        [resize_normalize_node("image", "levels", plain)],
+        "resize",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "H", "W", 3])],
+        [helper.make_tensor_value_info("levels", TensorProto.FLOAT, [1, 3, spec.height, spec.width])],
+    )
+    return helper.make_model(
+        graph,
+        functions=[resize_normalize_function(plain, DEFAULT_OPSET)],
+        opset_imports=[helper.make_opsetid("", DEFAULT_OPSET), helper.make_opsetid(DOMAIN, 1)],
+        ir_version=FUNCTIONS_IR_VERSION,
     )
 
 
