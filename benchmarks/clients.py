@@ -1,0 +1,130 @@
+"""Clients of an HTTP server on this machine, many at a time: the bytes of one request in; latencies and failures out.
+
+Each client is a thread with one connection that it keeps, and sends its next request when it has the answer to the last (a closed
+loop). Requests are made once and answers are read no further than they must be, so that the clients take little of the machine.
+"""
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+HOST = "127.0.0.1"
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the clients saw.
+
+    Args:
+        latencies_ms: of the requests that were answered with 200, in no order.
+        elapsed_s: from the first request to the last answer.
+        failures: how often, by the status or the name of the error.
+    """
+
+    latencies_ms: tuple[float, ...]
+    elapsed_s: float
+    failures: Mapping[str, int]
+
+    @property
+    def per_second(self) -> float:
+        """Answers with 200 a second."""
+        return len(self.latencies_ms) / self.elapsed_s
+
+
+def multipart(field: str, name: str, data: bytes, content_type: str) -> tuple[bytes, str]:
+    """A form with one file: its body, and its content type (RFC 7578)."""
+    boundary = "7d1f0c5c3b2a4e69"
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\nContent-Type: {content_type}\r\n\r\n'
+    )
+    return head.encode() + data + f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def post(path: str, body: bytes, content_type: str) -> bytes:
+    """The bytes of a request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def drive(port: int, request: bytes, *, clients: int, seconds: float, check: Callable[[bytes], bool] | None = None) -> Load:
+    """Send a request again and again from so many clients at once, for so long.
+
+    Args:
+        check: whether the body of an answer is right; one that is not counts as the failure ``wrong answer``.
+    """
+    latencies: list[list[float]] = [[] for _ in range(clients)]
+    failures: Counter[str] = Counter()
+    barrier = threading.Barrier(clients + 1)
+    stop = threading.Event()
+
+    def work(mine: list[float]) -> None:
+        connection: socket.socket | None = None
+        barrier.wait()
+        while not stop.is_set():
+            start = time.perf_counter()
+            try:
+                connection = connection or socket.create_connection((HOST, port), timeout=TIMEOUT_S)
+                status, body = exchange(connection, request)
+            except OSError as error:
+                failures[type(error).__name__] += 1
+                close(connection)
+                connection = None
+                time.sleep(0.01)  # a server that refuses connections must not be asked ten thousand times a second
+                continue
+            if status != "200":
+                failures[status] += 1
+            elif check is not None and not check(body):
+                failures["wrong answer"] += 1
+            else:
+                mine.append((time.perf_counter() - start) * 1e3)
+        close(connection)
+
+    threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in latencies]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    start = time.perf_counter()
+    stop.wait(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return Load(tuple(ms for mine in latencies for ms in mine), time.perf_counter() - start, dict(failures))
+
+
+def exchange(connection: socket.socket, request: bytes) -> tuple[str, bytes]:
+    """Send a request and read its answer: the status and the body.
+
+    Raises:
+        OSError: the connection ended before the answer did, or what came is no answer with a Content-Length.
+    """
+    connection.sendall(request)
+    data = b""
+    while (end := data.find(b"\r\n\r\n")) < 0:
+        data += _more(connection)
+    head = data[:end].decode("latin-1").split("\r\n")
+    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+    if "content-length" not in fields:
+        raise OSError("the answer has no Content-Length")
+    left = int(fields["content-length"]) - (len(data) - end - 4)
+    parts = [data[end + 4 :]]
+    while left > 0:
+        parts.append(_more(connection))
+        left -= len(parts[-1])
+    return head[0].split(" ")[1], b"".join(parts)
+
+
+def close(connection: socket.socket | None) -> None:
+    """Close a connection, if there is one."""
+    if connection is not None:
+        connection.close()
+
+
+def _more(connection: socket.socket) -> bytes:
+    data = connection.recv(1 << 16)
+    if not data:
+        raise ConnectionResetError("the connection ended in the middle of an answer")
+    return data
