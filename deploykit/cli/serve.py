@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from deploykit.cli import console
-from deploykit.cli.options import warn_if_untrained
+from deploykit.cli.options import backend_option, provider_option, threads_option, warn_if_untrained
 from deploykit.image import DecodeLimits
 from deploykit.server.app import make_state
 from deploykit.server.logs import FORMATS, Log
@@ -25,8 +25,9 @@ _BATCH, _SETTINGS = BatchSettings(), Settings()
 @click.option("--name", "names", multiple=True, help="A bundle's name in addresses: once for each. [default: its folder's]")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice([str(p) for p in Precision]),
               help="Serve this precision; repeatable, the first is the default. [default: all of the bundle's]")  # fmt: skip
-@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's: cpu, cuda, tensorrt, openvino, ...")
-@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="CPU threads per run; 0 takes all.")
+@backend_option
+@provider_option
+@threads_option
 @click.option("--instances", type=click.IntRange(1), default=_BATCH.instances, show_default=True, help="Runs of a graph at once.")
 @click.option(
     "--max-batch-size", type=click.IntRange(1), default=_BATCH.max_batch_size, show_default=True, help="Rows of one run at most."
@@ -56,6 +57,7 @@ def command(
     port: int,
     names: tuple[str, ...],
     precisions: tuple[str, ...],
+    backend: str | None,
     provider: str,
     threads: int,
     instances: int,
@@ -78,7 +80,7 @@ def command(
     request lost. SIGTERM or Ctrl-C finishes what was accepted; a second one stops at once.
     """
     settings = Settings(
-        batch=BatchSettings(max_batch_size, max_queue_delay_us, max_queue_size, instances),
+        batch=BatchSettings(max_batch_size, max_queue_delay_us, max_queue_size, instances=instances),
         limits=DecodeLimits(max_bytes=max_upload_bytes, max_pixels=max_pixels),
         max_upload_bytes=max_upload_bytes,
         max_held_bytes=max(_SETTINGS.max_held_bytes, 4 * max_upload_bytes),
@@ -86,6 +88,7 @@ def command(
         upload_timeout_s=upload_timeout,
         grace_s=grace,
         api_key=api_key,
+        backend=backend,
         provider=provider,
         threads=threads,
         precisions=tuple(dict.fromkeys(Precision(p) for p in precisions)),

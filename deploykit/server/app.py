@@ -28,7 +28,7 @@ def make_state(settings: Settings, repository: Repository, metrics: Metrics, log
         metrics=metrics,
         log=log,
         decode=Pool(settings.workers_of_pool, waiting, "decode"),
-        explain=Pool(settings.batch.instances, waiting, "explain"),
+        explain=Pool(max(settings.batch.instances, settings.workers_of_pool), waiting, "explain"),
         held=HeldBytes(settings.max_held_bytes),
     )
 

@@ -7,10 +7,14 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/batc
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from deploykit.errors import RequestError
 from deploykit.runtime.session import Array
 from deploykit.server.settings import BatchSettings
+
+Kind: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]
+"""Outputs, and input names with the shape of a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +41,11 @@ class Job:
     Args:
         feeds: checked arrays for every input, all with the same first dimension.
         rows: that dimension.
-        outputs: what to compute; jobs that ask for the same share a run.
+        outputs: what to compute.
         queued_at: when it arrived, on the clock that `BatchQueue.take` is told.
         deadline: when it is of no use any more, on the same clock.
         future: where its answer goes. Cancelled, it takes the job out of the queue.
+        kind: what jobs must have alike to share a run: the outputs, and the shape of a row of every input.
     """
 
     feeds: Mapping[str, Array]
@@ -49,6 +54,16 @@ class Job:
     queued_at: float
     deadline: float
     future: "Future[Answer]" = field(default_factory=Future)
+    kind: Kind = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = tuple(sorted((name, array.shape[1:]) for name, array in self.feeds.items()))
+        object.__setattr__(self, "kind", (self.outputs, rows))
+
+    @property
+    def size_bytes(self) -> int:
+        """What its arrays hold."""
+        return sum(array.nbytes for array in self.feeds.values())
 
 
 class BatchQueue:
@@ -57,6 +72,7 @@ class BatchQueue:
     def __init__(self, settings: BatchSettings) -> None:
         self._settings = settings
         self._jobs: dict[Job, None] = {}  # ordered, and any job leaves in constant time
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -71,30 +87,29 @@ class BatchQueue:
         if job.rows > most:
             raise RequestError(400, f"the request has {job.rows} rows, at most {most} are allowed (max_batch_size)")
         if len(self._jobs) >= self._settings.max_queue_size:
-            raise RequestError(
-                503,
-                f"{len(self._jobs)} requests are waiting, no more are allowed (max_queue_size)",
-                "ask again later",
-                kind="queue_full",
-                headers={"retry-after": "1"},
-            )
+            raise _full(f"{len(self._jobs)} requests are waiting, no more are allowed (max_queue_size)")
+        # One job is taken whatever its size: it has passed the limit of an upload or of a picture.
+        if self._jobs and self._bytes + job.size_bytes > self._settings.max_queue_bytes:
+            raise _full(f"the requests that wait hold {self._bytes:,} bytes")
         self._jobs[job] = None
+        self._bytes += job.size_bytes
 
     def discard(self, job: Job) -> None:
         """Take a job out, if it still waits."""
-        self._jobs.pop(job, None)
+        if job in self._jobs:
+            self._remove(job)
 
     def expire(self, now: float) -> list[Job]:
         """Take out the jobs whose deadline has passed."""
         late = [job for job in self._jobs if job.deadline <= now]
         for job in late:
-            del self._jobs[job]
+            self._remove(job)
         return late
 
     def take(self, now: float, *, at_once: bool = False) -> tuple[list[Job], float | None]:
         """The jobs of the next run, which are taken out.
 
-        They ask for the same outputs and follow each other: a large job is never passed by later ones of its kind. A run starts
+        They are of one kind and follow each other: a large job is never passed by later ones of its kind. A run starts
         when it is full, or when its oldest job has waited ``max_queue_delay_us``.
 
         Args:
@@ -105,25 +120,33 @@ class BatchQueue:
         """
         delay = 0.0 if at_once else self._settings.max_queue_delay_us / 1e6
         soonest: float | None = None
-        for outputs in dict.fromkeys(job.outputs for job in self._jobs):
-            jobs, is_full = self._group(outputs)
+        for kind in dict.fromkeys(job.kind for job in self._jobs):
+            jobs, is_full = self._group(kind)
             wait = jobs[0].queued_at + delay - now
             if is_full or wait <= 0:
                 for job in jobs:
-                    del self._jobs[job]
+                    self._remove(job)
                 return jobs, None
             soonest = wait if soonest is None else min(soonest, wait)
         return [], soonest
 
-    def _group(self, outputs: tuple[str, ...]) -> tuple[list[Job], bool]:
-        """The first jobs with these outputs that fit into a run, and whether no other fits."""
+    def _remove(self, job: Job) -> None:
+        del self._jobs[job]
+        self._bytes -= job.size_bytes
+
+    def _group(self, kind: Kind) -> tuple[list[Job], bool]:
+        """The first jobs of a kind that fit into a run, and whether no other fits."""
         jobs: list[Job] = []
         rows = 0
         for job in self._jobs:
-            if job.outputs != outputs:
+            if job.kind != kind:
                 continue
             if rows + job.rows > self._settings.max_batch_size:
                 return jobs, True
             jobs.append(job)
             rows += job.rows
         return jobs, rows == self._settings.max_batch_size
+
+
+def _full(message: str) -> RequestError:
+    return RequestError(503, message, "ask again later", kind="queue_full", headers={"retry-after": "1"})

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,26 +19,7 @@ from deploykit.errors import InputError, RequestError, SessionError
 from deploykit.runtime.session import Array, Session, TensorInfo, check_feeds, check_output_names
 from deploykit.server.batch_queue import Answer, BatchQueue, Job
 from deploykit.server.settings import BatchSettings
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run was, for those who count.
-
-    Args:
-        rows, jobs: how many were in it.
-        queue_s: how long each job had waited.
-        infer_s: its time.
-        failed: whether it raised.
-        depth: jobs that wait behind it.
-    """
-
-    rows: int
-    jobs: int
-    queue_s: tuple[float, ...]
-    infer_s: float
-    failed: bool
-    depth: int
+from deploykit.server.statistics import Run, Statistics
 
 
 def late(deadline_passed: str = "in the queue") -> RequestError:
@@ -66,7 +47,11 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._observe, self._clock = session, observe, clock
-        self._queue = BatchQueue(settings)
+        # A graph that takes one photo of any size a run says so by its first dimension.
+        fixed = [info.shape[0] for info in session.inputs if isinstance(info.shape[0], int)]
+        self.max_batch_size = min([settings.max_batch_size, *fixed])
+        self._queue = BatchQueue(replace(settings, max_batch_size=self.max_batch_size))
+        self.statistics = Statistics()
         self._changed = threading.Condition()
         self._is_closed = False
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"batch-{i}") for i in range(settings.instances)]
@@ -166,7 +151,9 @@ class Batcher:
             error = caught
         ended = self._clock()
         waited = tuple(begun - job.queued_at for job in jobs)
-        self._observe(Run(rows, len(jobs), waited, ended - begun, error is not None, len(self._queue)))
+        run = Run(rows, len(jobs), waited, ended - begun, error is not None, len(self._queue))
+        self.statistics.add(run)
+        self._observe(run)
         if error is None:
             first = 0
             for job, queue_s in zip(jobs, waited, strict=True):

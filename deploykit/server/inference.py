@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
@@ -31,7 +32,7 @@ from deploykit.server.state import note_of, state_of
 from deploykit.server.uploads import read_body, unpack
 from deploykit.server.waiting import answer_in_time, deadline_of
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics")
 
 _IN_A_THREAD = 64 << 10
 """Bytes of JSON from which on reading it would hold the event loop for a millisecond and more."""
@@ -93,6 +94,20 @@ async def model_ready(request: Request) -> Response:
         return Response(status_code=503 if state_of(request).draining else 200)
 
 
+async def model_statistics(request: Request) -> Response:
+    """What a graph has done, over all precisions."""
+    with _target(request, "metadata") as target:
+        target.batcher(None)
+        return _json({"model_stats": _statistics(target.name, target.model, is_explain=target.is_explain)})
+
+
+async def all_statistics(request: Request) -> Response:
+    """What every graph has done."""
+    note_of(request).endpoint = "metadata"
+    models = state_of(request).repository.models()
+    return _json({"model_stats": [row for model in models for row in _all_statistics(model)]})
+
+
 async def repository_index(request: Request) -> Response:
     """Every graph that can be asked."""
     state = state_of(request)
@@ -135,6 +150,7 @@ ROUTES = [
     Route("/v2", server_metadata, methods=["GET"]),
     Route("/v2/health/live", live, methods=["GET"]),
     Route("/v2/health/ready", ready, methods=["GET"]),
+    Route("/v2/models/stats", all_statistics, methods=["GET"]),
     Route("/v2/repository/index", repository_index, methods=["POST"]),
     *(
         Route(f"/v2/models/{{name}}{version}{tail}", endpoint, methods=[method])
@@ -143,6 +159,7 @@ ROUTES = [
             ("", model_metadata, "GET"),
             ("/ready", model_ready, "GET"),
             ("/config", model_config, "GET"),
+            ("/stats", model_statistics, "GET"),
             ("/infer", infer, "POST"),
         )
     ),
@@ -207,6 +224,23 @@ def _coding(accepted: str) -> str | None:
     several with every request, and packed logits save a tenth."""
     wanted = accepted.strip().lower()
     return wanted if wanted in ("gzip", "deflate") else None
+
+
+def _statistics(name: str, model: ServedModel, *, is_explain: bool) -> list[dict[str, Any]]:
+    """One row for each precision; a further one's name says which it is."""
+    graphs = {precision: one.explain if is_explain else one.predict for precision, one in model.graphs.items()}
+    return [
+        graph.statistics.tell(name if precision == model.default else f"{name} ({precision})")
+        for precision, graph in graphs.items()
+        if graph is not None
+    ]
+
+
+def _all_statistics(model: ServedModel) -> list[dict[str, Any]]:
+    return [
+        *_statistics(model.name, model, is_explain=False),
+        *_statistics(model.name + EXPLAIN_SUFFIX, model, is_explain=True),
+    ]
 
 
 def _unknown(name: str, reason: str) -> RequestError:

@@ -32,7 +32,7 @@ def describe_config(name: str, graph: Batcher, settings: Settings, *, has_labels
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "version_policy": {"latest": {"num_versions": 1}},
-        "max_batch_size": batch.max_batch_size,
+        "max_batch_size": graph.max_batch_size,
         "input": [_config(one) for one in graph.inputs],
         "output": [
             _config(one) | ({"label_filename": "labels.txt"} if has_labels and one.name == "logits" else {})

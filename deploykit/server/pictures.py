@@ -18,7 +18,7 @@ from PIL import Image
 
 from deploykit.bundle import Manifest
 from deploykit.errors import RequestError
-from deploykit.image import DecodeLimits, decode, resize_and_crop
+from deploykit.image import DecodeLimits, decode, graph_pixels, limits_for
 from deploykit.image.formats import HEAD_BYTES, describe, identify
 from deploykit.runtime import ClassShare, Explainer, Explanation, Prediction
 from deploykit.runtime.classifier import image_feed
@@ -59,8 +59,8 @@ def see(read: Callable[[], bytes | bytearray], limits: DecodeLimits, manifest: M
         ImageError: a picture beyond the limits, or damaged.
     """
     start = time.perf_counter()
-    photo = open_photo(read(), limits, manifest.image)
-    image = image_feed(manifest.image, manifest.input, resize_and_crop(photo, manifest.image)[None])
+    photo = open_photo(read(), limits_for(manifest.input, limits), manifest.image)
+    image = image_feed(manifest.image, manifest.input, graph_pixels(photo, manifest.image, manifest.input)[None])
     return Seen(image, photo.size, (time.perf_counter() - start) * 1e3)
 
 

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from deploykit.errors import DeploykitError, RequestError, UsageError
-from deploykit.server.batcher import Run
 from deploykit.server.logs import Log
 from deploykit.server.metrics import Metrics
 from deploykit.server.served_model import EXPLAIN_SUFFIX, ServedModel, check_model_name, manifest_digest, open_model
 from deploykit.server.settings import Settings
+from deploykit.server.statistics import Run
 
 
 class Repository:

@@ -16,12 +16,14 @@ from deploykit.bundle import Bundle
 from deploykit.bundle.manifest import MANIFEST_NAME, Manifest, sha256_of
 from deploykit.errors import BundleError, ParityError, RequestError, UsageError
 from deploykit.parity import compare_logits
-from deploykit.runtime import Explainer, OrtSession, Session
+from deploykit.runtime import Explainer, Session
 from deploykit.runtime.cam import METHODS
-from deploykit.runtime.classifier import graph_name, open_predict, run_predict
-from deploykit.runtime.explain_graphs import INPUT_METHODS
-from deploykit.server.batcher import Batcher, Run
+from deploykit.runtime.classifier import run_predict
+from deploykit.runtime.explain_graphs import INPUT_METHODS, ExplainGraphs
+from deploykit.runtime.opening import Answering, open_session
+from deploykit.server.batcher import Batcher
 from deploykit.server.settings import Settings
+from deploykit.server.statistics import Run
 from deploykit.spec import Precision
 
 EXPLAIN_SUFFIX = "_explain"
@@ -111,9 +113,10 @@ def check_model_name(name: str) -> None:
         UsageError: other characters than letters, digits, dots, dashes and underscores; or one that
             reads as another's explain graph.
     """
-    if not _NAME.fullmatch(name) or name.endswith(EXPLAIN_SUFFIX):
+    if not _NAME.fullmatch(name) or name.endswith(EXPLAIN_SUFFIX) or name == "stats":
         raise UsageError(
-            f"a model cannot be named {name!r}: letters, digits, '.', '_' and '-' are allowed, and no {EXPLAIN_SUFFIX} at its end",
+            f"a model cannot be named {name!r}: letters, digits, '.', '_' and '-' are allowed, no {EXPLAIN_SUFFIX} at its end, "
+            "and not stats, which is an address",
             hint="give it one with --name",
         )
 
@@ -179,20 +182,17 @@ def _precisions(bundle: Bundle, settings: Settings) -> tuple[Precision, ...]:
 
 
 def _open_graphs(bundle: Bundle, precision: Precision, settings: Settings, observe: ObserveRun) -> Graphs:
-    provider, threads = settings.provider, settings.threads
-    session = open_predict(bundle, precision, provider=provider, threads=threads)
+    answering = Answering(precision, settings.backend, settings.provider, settings.threads)
+    session = open_session(bundle, "predict", answering)
     _check_golden(bundle, precision, session)
     predict = Batcher(session, settings.batch, partial(observe, f"{precision}/predict"))
     explain: Batcher | None = None
     explainer: Explainer | None = None
     try:
         if f"{precision}/explain.onnx" in bundle.manifest.files:
-            explainer = Explainer.open(bundle, precision=precision, provider=provider, threads=threads, limits=settings.limits)
+            explainer = Explainer(ExplainGraphs(bundle, answering), settings.limits)
             _open_all(explainer, bundle, precision)
-            file = bundle.file(graph_name(bundle, precision, "explain", provider=provider))
-            explain = Batcher(
-                OrtSession(file, provider=provider, threads=threads), settings.batch, partial(observe, f"{precision}/explain")
-            )
+            explain = Batcher(open_session(bundle, "explain", answering), settings.batch, partial(observe, f"{precision}/explain"))
     except BaseException:
         Graphs(predict, explain, explainer, "").close()
         raise

@@ -18,16 +18,24 @@ class BatchSettings:
         max_queue_delay_us: how long the oldest request may wait for others while a run could start. 0 takes what is there:
             what arrives during a run shares the next one, so a busy server batches and an idle one does not wait.
         max_queue_size: requests that may wait; one more is answered with 503.
+        max_queue_bytes: of arrays that may wait; graphs that take photos at their own size hold megabytes for each.
         instances: runs at the same time.
     """
 
     max_batch_size: int = 8
     max_queue_delay_us: int = 0
     max_queue_size: int = 256
+    max_queue_bytes: int = 512 << 20
     instances: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("max_batch_size", 1), ("max_queue_delay_us", 0), ("max_queue_size", 1), ("instances", 1)):
+        for name, least in (
+            ("max_batch_size", 1),
+            ("max_queue_delay_us", 0),
+            ("max_queue_size", 1),
+            ("max_queue_bytes", 1),
+            ("instances", 1),
+        ):
             _check_least(name, getattr(self, name), least)
 
 
@@ -50,7 +58,7 @@ class Settings:
         poll_s: how often bundles are looked at for a new manifest.
         workers_of_pool: threads that decode and draw.
         api_key: that requests must carry; None for none.
-        provider, threads: see `deploykit.runtime.OrtSession`.
+        backend, provider, threads: what answers; see `deploykit.runtime.opening.Answering`.
         precisions: to serve, the first is the default; empty for all that a bundle has.
         samples: a folder of pictures that the page offers.
         allow_untrained: serve random weights too.
@@ -70,6 +78,7 @@ class Settings:
     poll_s: float = 1.0
     workers_of_pool: int = field(default_factory=lambda: os.cpu_count() or 1)
     api_key: str | None = field(default=None, repr=False)
+    backend: str | None = None
     provider: str = "cpu"
     threads: int = 0
     precisions: tuple[Precision, ...] = ()
