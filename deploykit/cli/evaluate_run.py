@@ -59,8 +59,8 @@ def evaluate_sessions(
     accuracy = dict.fromkeys(sessions, Accuracy())
     agreement, paired = dict.fromkeys(others, Agreement()), dict.fromkeys(others, Paired())
     unreadable: list[ImageError] = []
-    for pixels, classes, seen in _batches(samples, image, batch_size, unreadable):
-        if len(pixels):
+    for pixels, classes, seen in _batches(samples, image, input_kind, batch_size, unreadable):
+        if pixels:
             logits = {name: run_predict(session, image, input_kind, pixels) for name, session in sessions.items()}
             is_right = {name: ranks_of(answer, classes) == 0 for name, answer in logits.items()}
             for name, answer in logits.items():
@@ -74,17 +74,16 @@ def evaluate_sessions(
 
 
 def _batches(
-    samples: Sequence[Sample], image: ImageSpec, batch_size: int, unreadable: list[ImageError]
-) -> Iterator[tuple[Pixels, npt.NDArray[np.int64], int]]:
-    """Pixels uint8 [n, H, W, 3], classes int64 [n], and how many files were opened for them."""
+    samples: Sequence[Sample], image: ImageSpec, input_kind: str, batch_size: int, unreadable: list[ImageError]
+) -> Iterator[tuple[list[Pixels], npt.NDArray[np.int64], int]]:
+    """Pictures uint8 [H, W, 3], classes int64 [n], and how many files were opened for them."""
     for start in range(0, len(samples), batch_size):
         pixels, classes = [], []
         taken = samples[start : start + batch_size]
         for sample in taken:
             try:
-                pixels.append(load_pixels(sample.path, image))
+                pixels.append(load_pixels(sample.path, image, input_kind=input_kind))
                 classes.append(sample.class_index)
             except ImageError as error:  # noqa: PERF203 decoding costs more
                 unreadable.append(error)
-        shape = (0, image.height, image.width, 3)
-        yield np.stack(pixels) if pixels else np.empty(shape, np.uint8), np.array(classes, np.int64), len(taken)
+        yield pixels, np.array(classes, np.int64), len(taken)

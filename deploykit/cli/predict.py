@@ -78,7 +78,7 @@ def _classify(opened: Bundle, paths: Sequence[Path], top: int, batch: int, answe
                 for error in errors:
                     console.show_error(error)
                 bad += len(errors)
-                ranked = classifier.rank(classifier.logits(np.stack(pixels)), top) if pixels else []
+                ranked = classifier.rank(classifier.logits(pixels), top) if pixels else []
                 for name, predictions in zip(names, ranked, strict=True):
                     console.result(_as_json(name, predictions, graph) if as_json else _as_text(name, predictions))
                 advance(len(names) + len(errors))
@@ -92,7 +92,8 @@ def _batches(
     names: list[Path] = []
     pixels: list[npt.NDArray[np.uint8]] = []
     errors: list[ImageError] = []
-    for path, decoded in decode_each(paths, classifier.manifest.image, classifier.limits):
+    manifest = classifier.manifest
+    for path, decoded in decode_each(paths, manifest.image, classifier.limits, manifest.input):
         if isinstance(decoded, ImageError):
             errors.append(decoded)
         else:
