@@ -28,8 +28,24 @@ _ALIGNMENT = 256  # of what TensorRT reads; all memory of the driver has it
 _MOST_GRAPHS = 8
 """Batch sizes that a lane keeps a captured graph of; the one used longest ago goes first."""
 
+_CAPTURED_AT = 2
+"""At which run of a batch size it is captured. A size that comes once is answered sooner without."""
+
 SPANS = ("h2d", "gpu", "d2h")
 """The parts of a run that events can time: the way in, the engine, the way back."""
+
+
+@dataclass
+class Capturing:
+    """Whether a session's lanes capture CUDA graphs; they share it.
+
+    Args:
+        is_wanted: what was asked for.
+        refused: why it does not happen all the same; None as long as no capture has failed.
+    """
+
+    is_wanted: bool
+    refused: str | None = None
 
 
 @dataclass
@@ -50,20 +66,17 @@ class Lane:
     Args:
         engine: shared with the other lanes.
         device: whose memory it takes.
-        cuda_graphs: whether to capture any.
+        capturing: whether to capture any graph; a lane that fails at it says so there.
     """
 
-    def __init__(self, engine: Engine, device: Device, *, cuda_graphs: bool) -> None:
-        self._engine, self._device = engine, device
+    def __init__(self, engine: Engine, device: Device, capturing: Capturing) -> None:
+        self._engine, self._device, self._capturing = engine, device, capturing
         self._graphs: OrderedDict[int, _Captured] = OrderedDict()
         self._runs: Counter[int] = Counter()
-        self._captures = cuda_graphs and not engine.captures_itself
-        self._cuda_graphs = cuda_graphs
         self._memory: dict[str, DeviceMemory] = {}
         self._pinned: dict[str, PinnedMemory] = {}
         self._events: tuple[Event, ...] = ()
         self._capacity = 0
-        self.not_captured: str | None = None
         with ExitStack() as made:
             self._stream = device.open_stream()
             made.callback(self._stream.close)
@@ -71,11 +84,6 @@ class Lane:
             made.callback(self._scratch.free)
             self._context = self._make_context()
             made.pop_all()
-
-    @property
-    def captured(self) -> tuple[int, ...]:
-        """Batch sizes of which it has a graph."""
-        return tuple(self._graphs)
 
     def load(self, feeds: Mapping[str, Rows], rows: int) -> dict[str, int]:
         """Make room, and put host rows into pinned memory, from where `start` copies them.
@@ -153,7 +161,7 @@ class Lane:
         return [by_name[name] for name in names]
 
     def _make_context(self) -> Context:
-        return self._engine.make_context(self._scratch.address, self._scratch.size_bytes, cuda_graphs=self._cuda_graphs)
+        return self._engine.make_context(self._scratch.address, self._scratch.size_bytes, cuda_graphs=self._capturing.is_wanted)
 
     def _reserve(self, rows: int) -> None:
         """Device memory for so many rows of every tensor. It grows to powers of two, so that it is moved a few times at most."""
@@ -202,15 +210,15 @@ class Lane:
     def _compute(self, addresses: Mapping[str, int], rows: int) -> None:
         """Start the engine: by its graph where there is one for this size and the inputs stand in the lane's own memory."""
         is_own = all(address == self._memory[name].address for name, address in addresses.items())
-        if not self._captures or not is_own:
+        captures = self._capturing.is_wanted and self._capturing.refused is None and not self._engine.captures_itself
+        if not captures or not is_own:
             self._enqueue(self._context, addresses, rows)
             return
         self._runs[rows] += 1
         if rows in self._graphs:
             self._graphs.move_to_end(rows)
             self._graphs[rows].graph.launch()
-        elif self._runs[rows] < 2:
-            # A size that comes once is answered sooner without.
+        elif self._runs[rows] < _CAPTURED_AT:
             self._enqueue(self._context, addresses, rows)
         else:
             self._enqueue_and_capture(addresses, rows)
@@ -224,23 +232,33 @@ class Lane:
         context.bind(shapes, [(t.name, addresses.get(t.name, self._memory[t.name].address)) for t in self._engine.tensors])
 
     def _enqueue_and_capture(self, addresses: Mapping[str, int], rows: int) -> None:
-        """Answer in a new context, whose state that first run settles, and capture the next run of it."""
-        context = self._make_context()
-        with ExitStack() as made:
-            made.callback(context.close)
+        """Answer in a new context, whose state that first run settles, and capture the next run of it.
+
+        Some engines cannot be captured, such as those with loops, and memory may be short: then the run is answered all the same,
+        and the session says why nothing is captured any more.
+        """
+        try:
+            context = self._make_context()
+        except SessionError as error:
+            self._capturing.refused = str(error)
+            self._enqueue(self._context, addresses, rows)
+            return
+        with ExitStack() as unless_kept:
+            unless_kept.callback(context.close)
+            unless_kept.callback(self._stream.synchronize)
             self._enqueue(context, addresses, rows)
             try:
                 graph = self._stream.capture(lambda: context.enqueue(self._stream.handle))
             except SessionError as error:
-                # Some engines cannot be captured, such as those with loops. They still answer, and the session says why not.
-                self._captures, self.not_captured = False, str(error)
-                self._stream.synchronize()
+                self._capturing.refused = str(error)
                 return
             self._graphs[rows] = _Captured(graph, context)
-            made.pop_all()
+            unless_kept.pop_all()
         if len(self._graphs) > _MOST_GRAPHS:
             self._stream.synchronize()
-            self._graphs.popitem(last=False)[1].close()
+            oldest, captured = self._graphs.popitem(last=False)
+            del self._runs[oldest]
+            captured.close()
 
     def _mark(self, index: int, *, timed: bool) -> None:
         if timed:

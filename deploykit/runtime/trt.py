@@ -18,7 +18,7 @@ from deploykit.errors import EngineError, InputError, UsageError
 from deploykit.plan import BatchRange, Gpu, read_content, read_header, read_plan, read_record
 from deploykit.runtime.device import Device, open_device
 from deploykit.runtime.device_arrays import DeviceArray, is_on_device, read_device_array
-from deploykit.runtime.lane import Lane, Rows
+from deploykit.runtime.lane import Capturing, Lane, Rows
 from deploykit.runtime.lane_pool import LanePool
 from deploykit.runtime.session import Array, TensorInfo, check_feeds, check_output_names
 from deploykit.trt import find_gpu, load_flavour
@@ -70,13 +70,15 @@ class TrtSession:
             raise UsageError(f"lanes is {lanes}, expected 1 or more")
         loaded = (load or load_plan)(Path(plan), device, plugins)
         engine, self._device = loaded.engine, loaded.device
-        self._batch, self._lanes = engine.batch, lanes
+        self._batch = engine.batch
         self._backend = f"{engine.name} ({loaded.gpu.name})"
         self._inputs = tuple(
             TensorInfo(t.name, t.dtype, ("N", *t.row_shape), (value_ranges or {}).get(t.name)) for t in engine.tensors if t.is_input
         )
         self._outputs = tuple(TensorInfo(t.name, t.dtype, ("N", *t.row_shape)) for t in engine.tensors if not t.is_input)
-        self._pool = LanePool(self._device, lambda: Lane(engine, loaded.device, cuda_graphs=cuda_graphs), lanes, engine.close)
+        self._capturing = capturing = Capturing(cuda_graphs)
+        # The pool outlives the session by a moment, so nothing that it holds may refer to the session.
+        self._pool = LanePool(loaded.device, lambda: Lane(engine, loaded.device, capturing), lanes, engine.close)
         # Also where nobody closes it: when it is collected, or when the interpreter ends and CUDA is still there.
         self._finalize = weakref.finalize(self, self._pool.close)
 
@@ -101,9 +103,9 @@ class TrtSession:
         return self._batch
 
     @property
-    def device(self) -> Device:
-        """The GPU it runs on."""
-        return self._device
+    def not_captured(self) -> str | None:
+        """Why batch sizes are not captured as CUDA graphs although they should be; None where they are, or nobody asked."""
+        return self._capturing.refused
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; see `deploykit.runtime.session.Session.run`. More rows than the plan takes go through in several runs."""
