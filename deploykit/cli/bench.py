@@ -64,7 +64,7 @@ def _output(*flags: str, text: str) -> Callable[[Any], Any]:
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--graph", "graphs", type=_Several(GRAPHS), help="predict, explain, or both. [default: what the bundle has]")
 @click.option("--precision", "precisions", type=_Several([str(p) for p in Precision]), help="[default: what the bundle has]")
-@click.option("--batch", "batches", type=_Numbers(), default="1,8", show_default=True, help="Images of a call.")
+@click.option("--batch", "batches", type=_Numbers(), help="Images of a call. [default: 1,8; 1 where the graphs resize photos]")
 @click.option("--concurrency", "concurrencies", type=_Numbers(), default="1", show_default=True, help="Callers at once.")
 @click.option("--provider", "providers", type=_Several(tuple(PROVIDERS)), default="cpu", show_default=True,
               help=f"ONNX Runtime's, one or several of {', '.join(PROVIDERS)}.")  # fmt: skip
@@ -85,7 +85,7 @@ def command(
     bundle: Path | None,
     graphs: tuple[str, ...] | None,
     precisions: tuple[str, ...] | None,
-    batches: tuple[int, ...],
+    batches: tuple[int, ...] | None,
     concurrencies: tuple[int, ...],
     providers: tuple[str, ...],
     threads: tuple[int, ...],
@@ -116,7 +116,7 @@ def command(
     wanted = Wanted(
         graphs or _graphs_of(opened),
         tuple(Precision(p) for p in precisions or opened.precisions),
-        batches,
+        _batches_of(opened, batches),
         concurrencies,
         providers,
         threads,
@@ -131,6 +131,17 @@ def command(
 
 def _graphs_of(bundle: Bundle) -> tuple[str, ...]:
     return tuple(graph for graph in GRAPHS if f"{bundle.precisions[0]}/{graph}.onnx" in bundle.manifest.files)
+
+
+def _batches_of(bundle: Bundle, asked: tuple[int, ...] | None) -> tuple[int, ...]:
+    if bundle.manifest.input != "photo":
+        return asked or (1, 8)
+    if asked not in (None, (1,)):
+        raise UsageError(
+            f"--batch is {','.join(map(str, asked))}, and the graphs of {bundle.path} take one photo at a time",
+            hint="leave it out; photos differ in size, so a batch of them is no array",
+        )
+    return (1,)
 
 
 def _write(report: Report, json_file: Path | None, csv_file: Path | None, markdown_file: Path | None, plot: Path | None) -> None:

@@ -33,6 +33,9 @@ GRAPHS = ("predict", "explain")
 EXPLAIN_OUTPUTS = ("logits", "explained_class", "cam")
 """What an explanation is served from; activations and gradients stay inside."""
 
+PHOTO = (866, 1155)
+"""Height and width of the photo of a megapixel that is decoded, or that graphs which resize photos are given."""
+
 SETTLE_MS = 20
 """A rest before each burst: the threads of the session before spin for some milliseconds, and would slow this one."""
 
@@ -170,9 +173,15 @@ def _open(bundle: Bundle, graph: str, precision: Precision, provider: str, threa
 
 
 def _feeds(bundle: Bundle, graph: str, batch: int) -> dict[str, Any]:
-    image = bundle.manifest.image
-    feeds: dict[str, Any] = {"image": image_feed(image, bundle.manifest.input, sample_pictures(batch, image.height, image.width))}
+    manifest = bundle.manifest
+    feeds: dict[str, Any] = {"image": image_feed(manifest.image, manifest.input, sample_pictures(batch, *_input_size(bundle)))}
     return feeds if graph == "predict" else feeds | {"class_index": np.full(batch, -1, np.int64)}
+
+
+def _input_size(bundle: Bundle) -> tuple[int, int]:
+    """Height and width of what the graphs are given."""
+    image = bundle.manifest.image
+    return PHOTO if bundle.manifest.input == "photo" else (image.height, image.width)
 
 
 def _outputs(graph: str) -> Sequence[str]:
@@ -188,10 +197,10 @@ def _burst(call: Callable[[], object], callers: int, calls: int) -> Burst:
 
 
 def _preprocess(bundle: Bundle) -> Side:
-    """Decode, resize and crop one photo of a megapixel, as a JPEG in memory."""
+    """Decode, resize and crop one photo of a megapixel, as a JPEG in memory; decode it only, where the graphs do the rest."""
     data = io.BytesIO()
-    Image.fromarray(sample_pictures(1, 866, 1155)[0]).save(data, "JPEG", quality=90)
-    return in_process(partial(load_pixels, data.getvalue(), bundle.manifest.image))
+    Image.fromarray(sample_pictures(1, *PHOTO)[0]).save(data, "JPEG", quality=90)
+    return in_process(partial(load_pixels, data.getvalue(), bundle.manifest.image, input_kind=bundle.manifest.input))
 
 
 def _subject(bundle: Bundle) -> dict[str, Any]:
@@ -202,7 +211,7 @@ def _subject(bundle: Bundle) -> dict[str, Any]:
         "model": manifest.model.name,
         "trained": manifest.weights.trained,
         "weights_sha256": manifest.weights.sha256,
-        "image": [manifest.image.height, manifest.image.width],
+        "image": list(_input_size(bundle)),
         "input": manifest.input,
         "graphs": graphs,
     }

@@ -18,6 +18,7 @@ RANGES_NAME = f"{Precision.FP16}/ranges.json"
 """What `deploykit convert` found: see `deploykit.cli.convert`."""
 
 _SHOWN = 5
+_INPUTS = {"pixels": "pixels", "float": "float", "photo": "photo: one at its own size, resized in the graph"}
 
 
 @click.command(name="inspect")
@@ -62,7 +63,7 @@ def _bundle_text(bundle: Bundle) -> str:
         f"  weights   {weights.source}, {weights.layout} layout, stored as {weights.stored_dtype}, sha256 {weights.sha256[:12]}"
         + ("" if weights.trained else ", UNTRAINED"),
         f"  image     {image.height} x {image.width}, {resize}, {image.interpolation}, {image.colour_order.upper()}",
-        f"            mean {_numbers(image.mean)}, std {_numbers(image.std)}, input {manifest.input}",
+        f"            mean {_numbers(image.mean)}, std {_numbers(image.std)}, input {_INPUTS[manifest.input]}",
         f"  labels    {manifest.labels_source or 'none'}",
         f"  made by   deploykit {manifest.deploykit_version}",
     ]
