@@ -25,6 +25,7 @@ VERBS = {
     "build": "Build TensorRT plans of a bundle's graphs.",
     "refit": "Put a bundle's weights into plans that were built without them.",
     "triton": "Write a model repository for Triton Inference Server.",
+    "cpp": "Write a CMake project that runs a bundle's plans from C++.",
     "predict": "Name what is in pictures.",
     "explain": "Show what in pictures speaks for their class.",
     "evaluate": "Measure how often each precision is right on labelled pictures.",
