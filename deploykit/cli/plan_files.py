@@ -50,6 +50,11 @@ def graph_digest(parts: Parts) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def plan_folders(bundle: Bundle) -> list[str]:
+    """The folders of plans that a bundle lists, such as ``plans/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8-32``."""
+    return sorted(name.removesuffix(f"/{PLAN_NAME}") for name in bundle.manifest.files if name.endswith(f"/{PLAN_NAME}"))
+
+
 def write_plans(bundle: Bundle, record: PlanRecord, plans: Mapping[str, bytes], graphs: Mapping[str, Parts]) -> None:
     """Put plans and their plan.json into the bundle in one step, in place of those that are there.
 

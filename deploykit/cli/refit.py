@@ -10,7 +10,7 @@ import click
 from deploykit.bundle import Bundle, sha256_of
 from deploykit.bundle.manifest import MANIFEST_NAME
 from deploykit.cli import console
-from deploykit.cli.plan_files import Parts, find_graphs, graph_digest, write_plans
+from deploykit.cli.plan_files import Parts, find_graphs, graph_digest, plan_folders, write_plans
 from deploykit.engine.build import inspect_engine
 from deploykit.errors import BundleError, EngineError, UsageError
 from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord, read_plan, read_record
@@ -81,8 +81,8 @@ def _find(path: Path) -> tuple[Bundle, Path]:
         folder = (path if path.is_dir() else path.parent).resolve()
         return Bundle.open(folder.parent.parent), folder
     bundle = Bundle.open(path)
-    folders = sorted(bundle.path / name for name in bundle.manifest.files if name.endswith(f"/{PLAN_NAME}"))
-    stripped = [file.parent for file in folders if (record := read_record(file.parent)) and record.stripped]
+    folders = [bundle.path / name for name in plan_folders(bundle)]
+    stripped = [folder for folder in folders if (record := read_record(folder)) and record.stripped]
     if not stripped:
         seen = "its plans have their weights" if folders else "it has no plans"
         raise EngineError(f"{path}: nothing is to be put in, {seen}", hint="deploykit build --strip makes plans without weights")
