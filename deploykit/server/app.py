@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from deploykit.errors import DeploykitError
 from deploykit.server import inference, people, site
-from deploykit.server.gate import Gate, on_error
+from deploykit.server.gate import Gate, on_defect, on_error
 from deploykit.server.logs import Log
 from deploykit.server.metrics import Metrics
 from deploykit.server.pool import Pool
@@ -54,7 +54,7 @@ def make_app(state: State) -> Gate:
 
     app = Starlette(
         routes=[*people.ROUTES, *inference.ROUTES, *site.ROUTES],
-        exception_handlers={HTTPException: on_error, DeploykitError: on_error},
+        exception_handlers={HTTPException: on_error, DeploykitError: on_error, Exception: on_defect},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -70,9 +70,6 @@ class Gate:
         except Exception as error:  # a defect: the caller gets a number to ask about, the log has the rest
             note.error, note.message = "defect", f"{type(error).__name__}: {error}"
             state.log.event("defect", id=note.request_id, traceback=traceback.format_exc())
-            if not status:
-                body = {"error": "the server failed", "hint": f"its log has the reason under {note.request_id}"}
-                await JSONResponse(body, 500)(scope, receive, send_noted)
         finally:
             state.in_flight -= 1
             state.metrics.in_flight.set(state.in_flight)
@@ -140,6 +137,12 @@ async def on_error(request: Request, error: Exception) -> Response:
     note.error = status_of(error)[1]
     note.message = str(error)
     return _error_response(error)
+
+
+async def on_defect(request: Request, error: Exception) -> Response:
+    """The answer to any other error, which Starlette sends before it passes the error on to the gate."""
+    body = {"error": "the server failed", "hint": f"its log has the reason under {note_of(request).request_id}"}
+    return JSONResponse(body, 500)
 
 
 def _error_response(error: DeploykitError) -> Response:

@@ -11,6 +11,7 @@ import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -92,7 +93,7 @@ async def list_samples(request: Request) -> Response:
     """The pictures that can be tried."""
     note_of(request).endpoint = "samples"
     names = await asyncio.to_thread(_sample_names, state_of(request).settings.samples)
-    return _json({"samples": [{"name": name, "url": f"/v1/samples/{name}"} for name in names]})
+    return _json({"samples": [{"name": name, "url": f"/v1/samples/{quote(name)}"} for name in names]})
 
 
 async def sample(request: Request) -> Response:

@@ -1,0 +1,286 @@
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploykit.errors import InputError, RequestError, SessionError
+from deploykit.runtime.session import Array, TensorInfo
+from deploykit.server.batch_queue import BatchQueue, Job
+from deploykit.server.batcher import Batcher
+from deploykit.server.settings import BatchSettings
+
+WAIT_S = 10
+
+
+class Doubling:
+    """A session whose output ``double`` is twice its input, and ``same`` the input. It can be held, and fails on 666."""
+
+    backend = "a test"
+    inputs = (TensorInfo("x", "float32", ("N", "?")),)
+    outputs = (TensorInfo("double", "float32", ("N", "?")), TensorInfo("same", "float32", ("N", "?")))
+
+    def __init__(self) -> None:
+        self.runs: list[list[float]] = []
+        self.may_run = threading.Event()
+        self.may_run.set()
+        self.has_begun = threading.Semaphore(0)
+        self.is_closed = False
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        self.runs.append(feeds["x"][:, 0].tolist())
+        self.has_begun.release()
+        assert self.may_run.wait(WAIT_S)
+        if (feeds["x"] == 666).any():
+            raise SessionError("an operator refuses 666")
+        found = {"double": 2 * feeds["x"], "same": feeds["x"].copy()}
+        return {name: found[name] for name in outputs or found}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def __enter__(self) -> "Doubling":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def row(*values: float) -> dict[str, Array]:
+    return {"x": np.array(values, np.float32)[:, None]}
+
+
+def job(at: float, rows: int = 1, outputs: tuple[str, ...] = ("a",), deadline: float = 1e9) -> Job:
+    return Job({"x": np.zeros((rows, 1), np.float32)}, rows, outputs, at, deadline)
+
+
+def queue(*jobs: Job, **settings: Any) -> BatchQueue:
+    made = BatchQueue(BatchSettings(**settings))
+    for one in jobs:
+        made.add(one)
+    return made
+
+
+def test_a_run_takes_what_is_there_at_once_when_no_delay_is_asked_for() -> None:
+    first, second = job(1.0), job(1.0)
+    assert queue(first, second, max_batch_size=8).take(1.0) == ([first, second], None)
+
+
+def test_the_oldest_job_waits_for_others_as_long_as_it_may() -> None:
+    first, second = job(1.0), job(1.004)
+    made = queue(first, second, max_batch_size=8, max_queue_delay_us=10_000)
+    jobs, wait = made.take(1.005)
+    assert jobs == []
+    assert wait == pytest.approx(0.005)
+    assert made.take(1.01) == ([first, second], None)
+
+
+def test_a_full_run_waits_no_longer() -> None:
+    jobs = [job(1.0), job(1.0), job(1.0)]
+    made = queue(*jobs, max_batch_size=2, max_queue_delay_us=10_000)
+    assert made.take(1.0)[0] == jobs[:2]
+    assert made.take(1.0)[0] == []
+    assert made.take(1.0, at_once=True)[0] == jobs[2:]
+
+
+def test_a_request_of_several_rows_stays_whole_and_is_not_passed() -> None:
+    two, three, one = job(1, 2), job(1, 3), job(1, 1)
+    made = queue(two, three, one, max_batch_size=4)
+    assert made.take(1)[0] == [two]
+    assert made.take(1)[0] == [three, one]
+
+
+def test_jobs_of_different_outputs_or_row_shapes_never_share_a_run() -> None:
+    plain, other = job(1, outputs=("a",)), job(1, outputs=("b",))
+    wide = Job({"x": np.zeros((1, 5), np.float32)}, 1, ("a",), 1, 1e9)
+    made = queue(plain, other, wide, job(1, outputs=("a",)))
+    assert [len(made.take(1)[0]) for _ in range(3)] == [2, 1, 1]
+
+
+def test_a_full_run_of_one_kind_does_not_wait_behind_another_kind() -> None:
+    lonely, pair = job(1, outputs=("a",)), [job(1, outputs=("b",)), job(1, outputs=("b",))]
+    made = queue(lonely, *pair, max_batch_size=2, max_queue_delay_us=10_000)
+    assert made.take(1)[0] == pair
+
+
+def test_more_rows_than_a_run_may_have_are_refused_with_both_numbers() -> None:
+    with pytest.raises(RequestError, match="has 5 rows, at most 4 are allowed") as refused:
+        queue(max_batch_size=4).add(job(1, 5))
+    assert refused.value.status == 400
+
+
+def test_a_full_queue_says_503_and_when_to_come_back() -> None:
+    made = queue(job(1), job(1), max_queue_size=2)
+    with pytest.raises(RequestError, match="2 requests are waiting") as refused:
+        made.add(job(1))
+    assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "1"})
+
+
+def test_a_queue_is_bounded_in_bytes_too_and_takes_one_job_of_any_size() -> None:
+    made = queue(job(1, 8), max_queue_bytes=8)
+    with pytest.raises(RequestError, match="hold 32 bytes"):
+        made.add(job(1))
+    made.take(1)
+    made.add(job(1))
+
+
+def test_a_job_whose_time_is_up_leaves_the_queue() -> None:
+    late, good = job(1, deadline=2.0), job(1, deadline=3.0)
+    made = queue(late, good)
+    assert made.expire(2.0) == [late]
+    assert made.take(2.0)[0] == [good]
+    assert len(made) == 0
+
+
+def test_callers_that_meet_in_a_run_get_their_own_rows() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=8))
+    first = batcher.submit(row(0), ["double"], 1e12)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    others = [batcher.submit(row(*values), ["double"], 1e12) for values in ((1,), (2, 3), (4,))]
+    session.may_run.set()
+    assert first.result(WAIT_S).batch_rows == 1
+    answers = [one.result(WAIT_S) for one in others]
+    assert [a.outputs["double"][:, 0].tolist() for a in answers] == [[2], [4, 6], [8]]
+    assert {a.batch_rows for a in answers} == {4}
+    assert session.runs == [[0], [1, 2, 3, 4]]
+    batcher.close()
+
+
+def test_a_request_that_fails_a_run_fails_alone() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=8))
+    batcher.submit(row(0), None, 1e12)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    good, bad, fine = (batcher.submit(row(value), None, 1e12) for value in (1, 666, 2))
+    session.may_run.set()
+    assert good.result(WAIT_S).outputs["double"].tolist() == [[2]]
+    assert fine.result(WAIT_S).outputs["same"].tolist() == [[2]]
+    with pytest.raises(SessionError, match="refuses 666"):
+        bad.result(WAIT_S)
+    assert session.runs == [[0], [1, 666, 2], [1], [666], [2]]
+    assert batcher.statistics.tell("x")["inference_stats"]["fail"]["count"] == 1
+    batcher.close()
+
+
+def test_an_array_that_the_graph_does_not_take_never_meets_others() -> None:
+    batcher = Batcher(Doubling(), BatchSettings())
+    with pytest.raises(InputError, match="NaN"):
+        batcher.submit(row(float("nan")), None, 1e12)
+    with pytest.raises(InputError, match="outputs asked for are what"):
+        batcher.submit(row(1), ["what"], 1e12)
+    assert batcher.depth() == 0
+    batcher.close()
+
+
+def test_a_cancelled_request_leaves_before_its_run_and_costs_nothing() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=1))
+    batcher.submit(row(0), None, 1e12)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    unwanted, wanted = batcher.submit(row(1), None, 1e12), batcher.submit(row(2), None, 1e12)
+    assert unwanted.cancel()
+    assert batcher.depth() == 1
+    session.may_run.set()
+    assert wanted.result(WAIT_S).outputs["same"].tolist() == [[2]]
+    with pytest.raises(CancelledError):
+        unwanted.result(WAIT_S)
+    assert session.runs == [[0], [2]]
+    batcher.close()
+
+
+def test_a_request_that_has_not_begun_by_its_deadline_gets_504_and_is_not_run() -> None:
+    now = [100.0]
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=1), clock=lambda: now[0])
+    batcher.submit(row(0), None, 200.0)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    hurried, patient = batcher.submit(row(1), None, 101.0), batcher.submit(row(2), None, 200.0)
+    now[0] = 102.0
+    session.may_run.set()
+    with pytest.raises(RequestError, match="time was up") as late:
+        hurried.result(WAIT_S)
+    assert late.value.status == 504
+    assert patient.result(WAIT_S).queue_s == 2.0
+    assert session.runs == [[0], [2]]
+    batcher.close()
+
+
+def test_instances_run_at_the_same_time() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=1, instances=2))
+    answers = [batcher.submit(row(value), None, 1e12) for value in (1, 2)]
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    assert session.has_begun.acquire(timeout=WAIT_S), "the second run waits for the first"
+    session.may_run.set()
+    assert sorted(float(a.result(WAIT_S).outputs["same"][0, 0]) for a in answers) == [1, 2]
+    batcher.close()
+
+
+def test_closing_finishes_what_waits_and_then_takes_nothing() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=2, max_queue_delay_us=60_000_000))
+    answers = [batcher.submit(row(value), None, 1e12) for value in (1, 2, 3)]
+    session.may_run.set()
+    batcher.close()
+    assert [float(a.result(0).outputs["same"][0, 0]) for a in answers] == [1, 2, 3]
+    assert session.is_closed
+    with pytest.raises(SessionError, match="closed"):
+        batcher.submit(row(1), None, 1e12)
+
+
+def test_a_graph_of_one_row_is_never_given_more() -> None:
+    session = Doubling()
+    session.inputs = (TensorInfo("x", "float32", (1, "?")),)
+    batcher = Batcher(session, BatchSettings(max_batch_size=8))
+    assert batcher.max_batch_size == 1
+    batcher.close()
+
+
+def test_answers_without_a_row_for_each_request_are_an_error_and_never_split() -> None:
+    session = Doubling()
+    session.run = lambda feeds, outputs=None: {"double": np.zeros((5, 1), np.float32)}  # type: ignore[method-assign]
+    batcher = Batcher(session, BatchSettings())
+    with pytest.raises(SessionError, match=r"shape \[5, 1\] for a batch of 1"):
+        batcher.submit(row(1), ["double"], 1e12).result(WAIT_S)
+    batcher.close()
+
+
+def test_hundreds_of_callers_each_get_their_own_answer() -> None:
+    session = Doubling()
+    batcher = Batcher(session, BatchSettings(max_batch_size=7, max_queue_delay_us=200, max_queue_size=1000, instances=3))
+    found: dict[int, float] = {}
+
+    def ask(caller: int) -> None:
+        for step in range(20):
+            value = caller * 100 + step
+            rows = 1 + value % 3
+            answer = batcher.submit(row(*[value] * rows), ["double"], 1e12).result(WAIT_S)
+            assert answer.outputs["double"].tolist() == [[2 * value]] * rows
+            found[value] = 1
+
+    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len(found) == 320
+    assert max(map(len, session.runs)) > 3, "nobody ever shared a run"
+    told = batcher.statistics.tell("x")
+    assert told["inference_stats"]["success"]["count"] == 320
+    assert told["inference_count"] == sum(map(len, session.runs))
+    batcher.close()
+
+
+@pytest.mark.parametrize("field", ["max_batch_size", "max_queue_size", "instances"])
+def test_settings_that_no_server_can_have_are_refused(field: str) -> None:
+    with pytest.raises(Exception, match=f"{field} is 0, expected 1 or more"):
+        BatchSettings(**{field: 0})
