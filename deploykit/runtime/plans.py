@@ -11,6 +11,9 @@ from deploykit.plan import PLAN_NAME, Gpu, PlanRecord, check_fit, read_record
 from deploykit.spec import Precision
 from deploykit.trt import find_gpu, load_flavour
 
+PLANNED = ("predict", "explain")
+"""The graphs that `deploykit build` makes plans of."""
+
 _SIDE_FILE_SUFFIX = ".data"
 _ON_CPU = "run the graph on the CPU instead: --backend onnxruntime --provider cpu"
 
@@ -28,10 +31,12 @@ def find_plan(
 
     Raises:
         UsageError: the folder's plans are of another precision or backend.
-        BundleError: no plan of the graph at this precision and backend.
+        BundleError: a graph of which there are no plans, or no plan of it at this precision and backend.
         EngineError: none that fits this machine, or one of another graph.
         MissingExtraError: the backend is not installed.
     """
+    if graph not in PLANNED:
+        raise BundleError(f"there are no plans of {graph}; TensorRT runs {' and '.join(PLANNED)}", hint=_ON_CPU)
     gpu = find_gpu(device)
     if folder is not None:
         place, record = _read_folder(bundle, folder)
@@ -129,7 +134,10 @@ def _check_graph(bundle: Bundle, place: Path, record: PlanRecord, graph: str) ->
 def _none_of(
     bundle: Bundle, records: dict[Path, PlanRecord], graph: str, precision: Precision, backend: str, gpu: Gpu | None
 ) -> BundleError:
-    here = ", ".join(sorted({f"{r.backend} {r.precision} {name}" for r in records.values() for name in r.files})) or "none at all"
+    here = (
+        ", ".join(sorted({f"{r.backend} {r.precision} {name.removesuffix('.plan')}" for r in records.values() for name in r.files}))
+        or "none at all"
+    )
     build = f"build it: deploykit build {bundle.path} --backend {backend} --precision {precision}"
     return BundleError(
         f"{bundle.path} has no {backend} {precision} plan of {graph}; it has {here}", hint=build if gpu is not None else _ON_CPU
