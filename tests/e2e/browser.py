@@ -125,7 +125,7 @@ def take_sample(page: Page, name: str) -> None:
 
 def wait_for_answer(page: Page) -> None:
     """Wait until what was asked is answered and drawn."""
-    page.wait_for_selector("body[aria-busy=false] .answers li")
+    page.wait_for_selector("body[data-busy=false] .answers li")
     expect(page.locator(".picture canvas").first).to_have_attribute("data-settled", "true")
 
 

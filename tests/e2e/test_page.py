@@ -85,7 +85,7 @@ def test_hovering_a_class_shows_its_map_without_asking_and_leaving_it_goes_back(
     with tab(chromium, address) as page:
         take_sample(page, "coffee.png")
         before, asked = pixels(page), []
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: asked.append(request.url) if "/v1/" in request.url else None)
         page.hover(".answers li:nth-child(2) .answer")
         wait_for_answer(page)
         assert pixels(page) != before
@@ -274,6 +274,24 @@ def test_a_class_without_evidence_is_said_to_have_none(chromium: Browser, addres
         expect(page.locator(".picture canvas")).to_have_attribute(
             "aria-label", "coffee.png, Grad-CAM: espresso has no positive evidence in this photo"
         )
+
+
+def test_a_link_shows_the_same_sample_class_and_method_to_somebody_else(chromium: Browser, address: str) -> None:
+    with tab(chromium, address) as page:
+        take_sample(page, "coffee.png")
+        page.select_option("#method", "hires-cam")
+        expect(page.locator("#speaks")).to_contain_text("HiResCAM")
+        page.fill("#search", "teapot")
+        page.press("#search", "Enter")
+        expect(page.locator("#speaks strong")).to_have_text("teapot")
+        link = page.url
+    assert link == f"{address}#method=hires-cam&sample=coffee.png&class=849"
+    with tab(chromium, link) as page:
+        expect(page.locator("#speaks")).to_have_text("What speaks for teapot: HiResCAM at features.8")
+        expect(page.locator(".answers li")).to_have_count(6)
+    with tab(chromium, f"{address}#method=nonsense&layer=x&precision=int3&sample=none.png&class=99999") as page:
+        expect(page.locator("#method")).to_have_value("grad-cam")
+        expect(page.locator("#choose")).to_be_visible()
 
 
 def test_the_curl_command_is_the_request_that_is_shown(chromium: Browser, address: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import deploykit
+from deploykit.image.formats import FORMATS
 from deploykit.runtime import overlay
 from deploykit.runtime.cam import METHODS
 from deploykit.runtime.colours import colour_table
@@ -38,6 +39,12 @@ def test_every_method_has_a_name_and_those_without_a_layer_are_known() -> None:
     fine = re.findall(r'"([a-z-]+)"', re.findall(r"FINE = \[(.*?)\]", answers)[0])
     assert {*fine, *without} == set(INPUT_METHODS)
     assert set(re.findall(r'"([a-z-]+)"', re.findall(r"SAME_FOR_ALL = \[(.*?)\]", answers)[0])) <= set(METHODS)
+
+
+def test_the_formats_that_can_be_chosen_are_those_that_are_read() -> None:
+    """Phones turn other formats into the first of these when they are chosen."""
+    (accepted,) = re.findall(r'id="file"[^>]*accept="([^"]+)"', read("index.html"))
+    assert set(accepted.split(",")) == {f"image/{name.lower()}" for name in FORMATS}
 
 
 def test_nothing_is_inline_so_that_a_strict_policy_holds() -> None:

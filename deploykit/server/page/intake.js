@@ -20,7 +20,7 @@ export async function readPhoto(file, name) {
   return { file, name: name || "photo", bitmap, ...size };
 }
 
-// onPhoto(file, name) hears of every photo.
+// onPhoto(file, name) hears of every photo; of samples (below) also that they are.
 export function takePhotos(onPhoto) {
   const [file, shot, veil] = ["file", "shot", "veil"].map(byId);
   for (const [button, input] of [["choose", file], ["another", file], ["camera", shot]]) {
@@ -63,20 +63,23 @@ function pictureOf(transfer) {
   return [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/")) ?? null;
 }
 
-// The samples as buttons with their thumbnails; nothing where there are none.
+// The samples as buttons with their thumbnails; nothing where there are none. Returns a function that takes one by its name.
 export async function showSamples(box, onPhoto) {
+  const takers = new Map();
   const { samples } = await getJson("/v1/samples");
   const list = box.querySelector("ul");
   for (const sample of samples) {
     const button = sampleButton(sample.name);
     const loaded = getBlob(sample.url);
     loaded.then((blob) => drawThumb(button.querySelector("canvas"), blob)).catch(() => button.closest("li")?.remove());
-    button.addEventListener("click", async () => onPhoto(await loaded, sample.name));
+    takers.set(sample.name, async () => onPhoto(await loaded, sample.name, { isSample: true }));
+    button.addEventListener("click", takers.get(sample.name));
     const item = document.createElement("li");
     item.append(button);
     list.append(item);
   }
   box.hidden = samples.length === 0;
+  return async (name) => takers.get(name)?.();
 }
 
 function sampleButton(name) {

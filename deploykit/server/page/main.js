@@ -8,6 +8,7 @@ import { readPhoto, showSamples, takePhotos } from "./intake.js";
 import { showSpeaks, spokenAnswers, spokenMap, viewOf } from "./describe.js";
 import { askForKey } from "./key.js";
 import { listenToKeys } from "./keys.js";
+import { readLink, writeLink } from "./link.js";
 import { byId, clearErrors, showError, showNote, showWaiting, speak } from "./notice.js";
 import { createRanking } from "./ranking.js";
 import { createSearch } from "./search.js";
@@ -26,8 +27,10 @@ const state = { photo: null, answers: [], answered: null, extras: [], resting: n
 const stage = createStage(byId("stage"));
 const tools = createTools(stage);
 const labels = new Map();
+let models = [];
 let settings = null;
 let running = new AbortController();
+let turns = 0;
 
 const ranking = createRanking(byId("answers"), {
   onRest: (classIndex) => {
@@ -62,30 +65,43 @@ async function start() {
 
 async function load() {
   try {
-    const { models } = await getJson("/v1/models");
+    ({ models } = await getJson("/v1/models"));
     settings = createSettings(models, changeSettings);
-    settings.set(settings.choice);
   } catch (error) {
     showError("page", error, load);
     return;
   }
+  const link = readLink(models);
+  settings.set(link.choice);
   takePhotos(takePhoto);
   listenToKeys(keyActions());
+  addEventListener("hashchange", () => location.reload());
   document.body.dataset.ready = "true";
-  await showSamples(byId("samples"), takePhoto).catch((error) => showError("page", error));
+  try {
+    const takeSample = await showSamples(byId("samples"), takePhoto);
+    if (!link.sample || state.photo) return;
+    await takeSample(link.sample);
+    if (link.classIndex !== null) await addClass(link.classIndex);
+  } catch (error) {
+    showError("page", error);
+  }
 }
 
-async function takePhoto(file, name) {
+async function takePhoto(file, name, { isSample = false } = {}) {
   running.abort();
   clearErrors();
   search.clear();
-  const photo = await readPhoto(file, name);
+  const turn = (turns += 1);
+  const photo = { ...(await readPhoto(file, name)), isSample };
+  if (turn !== turns) return photo.bitmap?.close(); // another one came meanwhile
+  const before = state.photo;
   Object.assign(state, { photo, answers: [], answered: null, extras: [], resting: null, pinned: null });
   document.body.dataset.state = "shown";
   stage.setPhoto(photo);
+  before?.bitmap?.close();
   scrollTo({ top: 0 });
   render();
-  await ask("photo");
+  return ask("photo");
 }
 
 async function changeSettings(choice) {
@@ -212,10 +228,15 @@ function render() {
 
 function renderShown() {
   const shown = shownClass();
+  if (state.answered) writeLink({ choice: state.answered, models, sample: sampleName(), classIndex: state.pinned });
   ranking.mark(shown, state.pinned);
   stage.show(views());
   showSpeaks(byId("speaks"), state.answers, state.answered, shown);
   renderVerdict();
+}
+
+function sampleName() {
+  return state.photo.isSample ? state.photo.name : null;
 }
 
 function views() {
@@ -242,7 +263,8 @@ let workingTimer = 0;
 
 function setWorking(isWorking) {
   clearTimeout(workingTimer);
-  document.body.setAttribute("aria-busy", String(isWorking));
+  document.body.dataset.busy = String(isWorking);
+  byId("answers").setAttribute("aria-busy", String(isWorking));
   if (isWorking) workingTimer = setTimeout(() => (byId("working").hidden = false), PATIENCE_MS);
   else byId("working").hidden = true;
 }

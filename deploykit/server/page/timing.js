@@ -2,7 +2,7 @@
 
 import { milliseconds, precisionName } from "./words.js";
 
-const PARTS = ["decode", "queue", "infer", "explain"];
+const PARTS = ["decode", "queue", "infer", "explain", "draw"];
 
 export function renderTiming(box, answers) {
   box.replaceChildren(...answers.map((answer) => row(answer, answers.length > 1)));
@@ -22,15 +22,16 @@ function row({ precision, backend, timing }, isOneOfSeveral) {
     bar.append(piece);
   }
   if (isOneOfSeveral) words.append(Object.assign(document.createElement("strong"), { textContent: precisionName(precision) }));
-  words.append(...parts.map((part) => term(part, timing[part])));
+  words.append(...parts.map((part) => term(part, timing)));
   words.title = backend;
   element.append(bar, words);
   return element;
 }
 
-function term(part, value) {
+function term(part, timing) {
   const span = document.createElement("span");
   span.className = `term ${part}`;
-  span.textContent = `${part} ${milliseconds(value)}`;
+  const isBoth = part === "explain" && timing.infer === undefined; // one graph answers and explains
+  span.textContent = `${isBoth ? "infer and explain" : part} ${milliseconds(timing[part])}`;
   return span;
 }
