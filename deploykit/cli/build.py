@@ -14,7 +14,7 @@ from deploykit.cli import console
 from deploykit.cli.build_plans import BuiltPlans, Wishes, build_plans
 from deploykit.cli.options import bundle_argument, warn_if_untrained
 from deploykit.errors import UsageError
-from deploykit.plan import COMPAT_LEVELS, BatchRange, Repeats
+from deploykit.plan import COMPAT_LEVELS, BatchRange, Repeats, SideRange
 from deploykit.spec import Precision
 from deploykit.trt import BACKENDS, BuildOptions
 
@@ -26,8 +26,10 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 @click.option("--backend", type=click.Choice(BACKENDS), default=BACKENDS[0], show_default=True, help="Which TensorRT builds.")
 @click.option("--precision", type=click.Choice([str(p) for p in Precision]), default=str(Precision.FP32), show_default=True,
               help="Which of the bundle's graphs.")  # fmt: skip
-@click.option("--batch", default="1:8:32", show_default=True, metavar="MIN:OPT:MAX",
-              help="Batch sizes that the plans take; fastest at OPT.")  # fmt: skip
+@click.option("--batch", metavar="MIN:OPT:MAX",
+              help="Batch sizes that the plans take; fastest at OPT. [default: 1:8:32; 1 where graphs resize photos]")  # fmt: skip
+@click.option("--photo-size", metavar="MIN:OPT:MAX",
+              help=f"Width and height of photos, where graphs resize them; fastest at OPT. [default: {SideRange()}]")  # fmt: skip
 @click.option("--target", default="current", show_default=True, metavar="current|SM",
               help="GPU that the plans are for: this machine's, or sm75, sm80, sm86, sm89, sm120 (tensorrt-rtx).")  # fmt: skip
 @click.option("--workspace", metavar="SIZE", help="Scratch memory of the kernels, such as 512M or 2G. [default: TensorRT's]")
@@ -53,7 +55,8 @@ def command(
     bundle: Path,
     backend: str,
     precision: str,
-    batch: str,
+    batch: str | None,
+    photo_size: str | None,
     target: str,
     workspace: str | None,
     compat: str,
@@ -81,7 +84,7 @@ def command(
         backend,
         Precision(precision),
         BuildOptions(
-            BatchRange.parse(batch),
+            _batch(opened, batch),
             target=_parse_target(target),
             workspace_bytes=_parse_size(workspace) if workspace else None,
             compat=compat,
@@ -90,6 +93,7 @@ def command(
             optimization_level=opt_level,
             tf32=tf32,
             plugins=plugins,
+            sides=_sides(opened, photo_size),
         ),
         timing_cache=timing_cache,
         allow_fallback=allow_fallback,
@@ -104,6 +108,23 @@ def command(
         console.result(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         console.result(_as_text(opened, built))
+
+
+def _batch(bundle: Bundle, text: str | None) -> BatchRange:
+    """The batch sizes: one photo at a time where the graphs resize them, because photos differ in size."""
+    return BatchRange.parse(text or ("1" if bundle.manifest.input == "photo" else "1:8:32"))
+
+
+def _sides(bundle: Bundle, text: str | None) -> SideRange | None:
+    if bundle.manifest.input == "photo":
+        return SideRange.parse(text) if text else SideRange()
+    if text is not None:
+        image = bundle.manifest.image
+        raise UsageError(
+            f"--photo-size goes with graphs that resize photos; those of {bundle.path} take {image.height} x {image.width} pixels",
+            hint="make such graphs with: deploykit export MODEL --embed-resize",
+        )
+    return None
 
 
 def _parse_target(text: str) -> str:
@@ -134,7 +155,8 @@ def _as_text(bundle: Bundle, built: BuiltPlans) -> str:
     gpu = f"{record.gpu.name}, {record.sm}" if record.gpu else record.sm
     lines = [
         f"{bundle.path / record.folder}{' was there already' if built.were_there else ''}",
-        f"  for       {gpu}, {record.backend} {record.version}, {record.precision}, batch {record.batch}",
+        f"  for       {gpu}, {record.backend} {record.version}, {record.precision}, batch {record.batch}"
+        + (f", photos of {record.sides} pixels a side" if record.sides else ""),
     ]
     for name, file in record.files.items():
         graph = bundle.manifest.files[file.graph].size_bytes

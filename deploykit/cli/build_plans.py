@@ -113,6 +113,7 @@ def _record(flavour: Flavour, wishes: Wishes, files: Mapping[str, PlanFile]) -> 
         optimization_level=options.optimization_level,
         tf32=options.tf32,
         plugins=tuple(path.name for path in options.plugins),
+        sides=options.sides,
     )
 
 

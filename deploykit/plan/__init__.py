@@ -10,6 +10,7 @@ from deploykit.plan.record import (
     PlanFile,
     PlanRecord,
     Repeats,
+    SideRange,
     plan_folder,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "PlanHeader",
     "PlanRecord",
     "Repeats",
+    "SideRange",
     "check_content",
     "check_fit",
     "plan_folder",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import EngineError, UsageError
-from deploykit.spec import Precision
+from deploykit.spec import PHOTO_SIDES, Precision
 
 SCHEMA_VERSION = 1
 PLAN_NAME = "plan.json"
@@ -42,11 +42,46 @@ class BatchRange:
         Raises:
             UsageError: anything else.
         """
-        parts = text.split(":")
-        if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
-            raise UsageError(f"batch is {text!r}, expected min:opt:max such as 1:8:32, or one size such as 8")
-        numbers = [int(part) for part in parts]
-        return cls(*(numbers * 3 if len(numbers) == 1 else numbers))
+        return cls(*_read_range(text, "batch", "1:8:32"))
+
+
+@dataclass(frozen=True)
+class SideRange:
+    """The photos that a plan takes, where its graph resizes them: width and height from ``min`` to ``max`` pixels; fastest where
+    both are ``opt``."""
+
+    min: int = PHOTO_SIDES[0]
+    opt: int = 1024
+    max: int = PHOTO_SIDES[1]
+
+    def __post_init__(self) -> None:
+        least, greatest = PHOTO_SIDES
+        if not least <= self.min <= self.opt <= self.max <= greatest:
+            raise UsageError(
+                f"photo size is {self}, expected min:opt:max with {least} <= min <= opt <= max <= {greatest}, such as {SideRange()}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+    @classmethod
+    def parse(cls, text: str) -> "SideRange":
+        """Read ``8:1024:4096``, or ``512`` for squares of exactly that size.
+
+        Raises:
+            UsageError: anything else.
+        """
+        return cls(*_read_range(text, "photo size", str(cls())))
+
+
+def _read_range(text: str, what: str, example: str) -> list[int]:
+    """Three numbers of ``min:opt:max``, or of one number that stands for all."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
+        one = example.split(":")[1]
+        raise UsageError(f"{what} is {text!r}, expected min:opt:max such as {example}, or one size such as {one}")
+    numbers = [int(part) for part in parts]
+    return numbers * 3 if len(numbers) == 1 else numbers
 
 
 @dataclass(frozen=True)
@@ -148,6 +183,7 @@ class PlanRecord:
         workspace_bytes, optimization_level: what the builder was given; None where it chose.
         tf32: whether float32 may be multiplied as TF32.
         plugins: names of the plugin libraries that must be loaded first.
+        sides: the photos that they take, where their graphs resize photos; otherwise None.
         files: by file name.
     """
 
@@ -165,6 +201,7 @@ class PlanRecord:
     optimization_level: int | None = None
     tf32: bool = False
     plugins: tuple[str, ...] = ()
+    sides: SideRange | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"sm[0-9]{2,3}", self.sm):
@@ -177,7 +214,7 @@ class PlanRecord:
     @property
     def folder(self) -> str:
         """Where it stands in a bundle."""
-        return plan_folder(self.backend, self.version, self.sm, self.precision, self.batch)
+        return plan_folder(self.backend, self.version, self.sm, self.precision, self.batch, self.sides)
 
     def to_text(self) -> str:
         """The record as it stands in plan.json."""
@@ -206,12 +243,16 @@ class PlanRecord:
                 "batch": BatchRange(**data["batch"]),
                 "files": {name: PlanFile.from_json(file) for name, file in data["files"].items()},
                 "plugins": tuple(data["plugins"]),
+                "sides": SideRange(**data["sides"]) if data.get("sides") else None,
             }
             return cls(**values)
         except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
             raise EngineError(f"{path} does not follow schema version {SCHEMA_VERSION}: {error!r}", hint=again) from error
 
 
-def plan_folder(backend: str, version: str, sm: str, precision: Precision, batch: BatchRange) -> str:
-    """``plans/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8-32``."""
-    return f"plans/{backend}-{version}-{sm}-{precision}-b{batch.min}-{batch.opt}-{batch.max}"
+def plan_folder(
+    backend: str, version: str, sm: str, precision: Precision, batch: BatchRange, sides: SideRange | None = None
+) -> str:
+    """``plans/tensorrt-rtx-1.7.1.116-sm86-fp16-b1-8-32``; with ``-p8-1024-4096`` behind it where the graphs resize photos."""
+    photos = f"-p{sides.min}-{sides.opt}-{sides.max}" if sides else ""
+    return f"plans/{backend}-{version}-{sm}-{precision}-b{batch.min}-{batch.opt}-{batch.max}{photos}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.errors import EngineError
-from deploykit.plan import BatchRange
+from deploykit.plan import BatchRange, SideRange
 from deploykit.trt.flavour import Flavour, load_plugins, require
 from deploykit.trt.log import find_log, plain
 from deploykit.trt.monitor import Progress, cancel_on_interrupt, make_monitor
@@ -37,6 +37,7 @@ class BuildOptions:
         optimization_level: 0 to 5; None leaves it to TensorRT.
         tf32: whether float32 may be multiplied as TF32, with 10 bits of mantissa, as TensorRT does unless told otherwise.
         plugins: shared libraries with plugins.
+        sides: the photos it takes, where the graph resizes them; otherwise None.
     """
 
     batch: BatchRange
@@ -48,6 +49,7 @@ class BuildOptions:
     optimization_level: int | None = None
     tf32: bool = False
     plugins: tuple[Path, ...] = ()
+    sides: SideRange | None = None
 
     def __post_init__(self) -> None:
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
@@ -116,7 +118,7 @@ def _build(
     _parse(flavour, parser, log, graph, modules)
     config = builder.create_builder_config()
     _configure(api, config, options)
-    _add_profile(flavour, builder, network, config, log, options.batch)
+    _add_profile(flavour, builder, network, config, log, options)
     cache = _set_timing_cache(flavour, config, timing_cache)
     summary = summarize(network)
     start = time.perf_counter()
@@ -184,18 +186,20 @@ def _configure(api: Any, config: Any, options: BuildOptions) -> None:
         config.set_flag(api.BuilderFlag.REFIT_IDENTICAL)
 
 
-def _add_profile(flavour: Flavour, builder: Any, network: Any, config: Any, log: Any, batch: BatchRange) -> None:
-    """One profile for all inputs: the first dimension is the batch. Nothing else may be open.
+def _add_profile(flavour: Flavour, builder: Any, network: Any, config: Any, log: Any, options: BuildOptions) -> None:
+    """One profile for all inputs: the first dimension is the batch. Nothing else may be open but the sides of photos.
 
     Raises:
         EngineError: an input whose height, width or the like is dynamic, or whose fixed batch is outside of the range.
     """
     profile = builder.create_optimization_profile()
+    batch, sides = options.batch, options.sides
     is_dynamic = False
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         shape = [int(d) for d in tensor.shape]
-        if any(d < 0 for d in shape[1:]):
+        is_photo = sides is not None and len(shape) == 4 and shape[1] < 0 and shape[2] < 0 and shape[3] >= 0
+        if any(d < 0 for d in shape[1:]) and not is_photo:
             shown = ", ".join("?" if d < 0 else str(d) for d in shape)
             raise EngineError(
                 f"input {tensor.name} is [{shown}]; only its first dimension, the batch, may be dynamic",
@@ -207,11 +211,15 @@ def _add_profile(flavour: Flavour, builder: Any, network: Any, config: Any, log:
                     f"input {tensor.name} takes a batch of {shape[0]} and no other; {batch} was asked for",
                     hint=f"take --batch {shape[0]}, or export the graph with a dynamic batch",
                 )
-            continue
+            if not is_photo:
+                continue
         is_dynamic = is_dynamic or bool(shape)
-        profile.set_shape(tensor.name, *[(n, *shape[1:]) for n in (batch.min, batch.opt, batch.max)])
+        ends = zip(("min", "opt", "max"), (batch.min, batch.opt, batch.max), strict=True)
+        ranges = [(n, getattr(sides, end), getattr(sides, end), *shape[3:]) if is_photo else (n, *shape[1:]) for end, n in ends]
+        profile.set_shape(tensor.name, *ranges)
     if is_dynamic and config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"{flavour} does not take a profile of batch {batch}: {'; '.join(log.errors) or 'no reason given'}")
+        photos = f" and photos of {sides}" if sides else ""
+        raise EngineError(f"{flavour} takes no profile of batch {batch}{photos}: {'; '.join(log.errors) or 'no reason given'}")
 
 
 def _set_timing_cache(flavour: Flavour, config: Any, timing_cache: bytes | None) -> Any:
