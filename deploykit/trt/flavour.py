@@ -52,6 +52,8 @@ class Flavour:
         can_strip: plans without weights, refitted where they run.
         strips_without_gpu: whether the builder makes those on a machine without a GPU.
         has_timing_cache: kernel timings kept from build to build.
+        takes_plugins: networks have plugin layers. TensorRT for RTX registers a plugin's creator, but its networks have none, and
+            its parser ends the process when it is told to prefer plugins and finds one (tried with 1.7.1).
         has_plugin_override: a plugin takes the place of an ONNX function of its name; elsewhere the function's body runs.
         captures_itself: execution contexts capture CUDA graphs themselves. TensorRT-RTX compiles kernels for a shape while slower
             ones run, and it alone knows when a capture would keep the slow ones
@@ -67,6 +69,7 @@ class Flavour:
     can_strip: bool = True
     strips_without_gpu: bool = False
     has_timing_cache: bool = False
+    takes_plugins: bool = False
     has_plugin_override: bool = False
     captures_itself: bool = False
 
@@ -94,7 +97,7 @@ def load_flavour(backend: str) -> Flavour:
             hint=_INSTALL[backend],
         )
     if backend == "tensorrt-rtx":
-        return Flavour(backend, version, api, targets=_targets(api), has_plugin_override=True, captures_itself=True)
+        return Flavour(backend, version, api, targets=_targets(api), captures_itself=True)
     return Flavour(
         backend,
         version,
@@ -102,6 +105,7 @@ def load_flavour(backend: str) -> Flavour:
         compat_levels=COMPAT_LEVELS,
         can_be_version_compatible=True,
         has_timing_cache=True,
+        takes_plugins=True,
         has_plugin_override=hasattr(api.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE"),
     )
 
@@ -110,9 +114,11 @@ def load_plugins(flavour: Flavour, libraries: tuple[Path, ...]) -> None:
     """Register TensorRT's own plugins and those in shared libraries.
 
     Raises:
-        EngineError: a library that is missing or does not load.
+        EngineError: a library that is missing or does not load, or a flavour without plugins.
     """
     api = flavour.api
+    if libraries and not flavour.takes_plugins:
+        raise EngineError(f"{flavour} takes no plugins", hint="leave --plugin out: a graph's functions run from their bodies")
     registry = api.get_plugin_registry()
     for library in libraries:
         if not library.is_file():

@@ -245,11 +245,21 @@ def test_options_check_themselves() -> None:
 
 
 def test_a_plugin_library_that_is_missing_or_none_is_refused(rtx: Flavour, tmp_path: Path) -> None:
+    flavour = replace(rtx, takes_plugins=True)
     with pytest.raises(EngineError, match=r"plugin library .*none\.so does not exist"):
-        build_plan(rtx, CONV, BuildOptions(BATCH, target="sm86", plugins=(tmp_path / "none.so",)))
+        build_plan(flavour, CONV, BuildOptions(BATCH, target="sm86", plugins=(tmp_path / "none.so",)))
     (tmp_path / "text.so").write_text("no library")
     with pytest.raises(EngineError, match=r"plugin library .*text\.so does not load"):
-        build_plan(rtx, CONV, BuildOptions(BATCH, target="sm86", plugins=(tmp_path / "text.so",)))
+        build_plan(flavour, CONV, BuildOptions(BATCH, target="sm86", plugins=(tmp_path / "text.so",)))
+
+
+def test_tensorrt_rtx_takes_no_plugins_and_prefers_none(rtx: Flavour, tmp_path: Path) -> None:
+    # Its parser would end the process over a plugin layer, which its networks do not have.
+    assert not hasattr(rtx.api.INetworkDefinition, "add_plugin_v3")
+    assert not rtx.has_plugin_override
+    with pytest.raises(EngineError, match=r"tensorrt-rtx .* takes no plugins") as error:
+        build_plan(rtx, CONV, BuildOptions(BATCH, target="sm86", plugins=(tmp_path / "plugins.so",)))
+    assert "their bodies" in str(error.value.hint)
 
 
 def test_the_log_goes_to_python_logging(rtx: Flavour, caplog: pytest.LogCaptureFixture) -> None:
