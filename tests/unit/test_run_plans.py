@@ -22,6 +22,7 @@ from deploykit.trt import Flavour
 from deploykit.trt.engine import PlanTensor
 from tests.recording_device import GPU, Arrays, RecordingDevice, RecordingEngine
 from tests.unit.bright_bundle import make_bundle
+from tests.unit.bright_segments import make_segments_bundle
 
 VERSION = "1.7.1.116"
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
@@ -237,9 +238,11 @@ def test_a_normalized_picture_is_held_to_its_range_on_a_plan_too(tmp_path: Path,
 
 
 def test_a_segmenter_opens_plans_too(tmp_path: Path, gpu: RecordingDevice) -> None:
-    bundle = make_bundle(tmp_path / "classes")
-    with pytest.raises(UsageError, match="expected segmentation"):
-        Segmenter.open(bundle, backend="tensorrt-rtx")
+    bundle = make_segments_bundle(tmp_path / "segments")
+    add_plans(bundle)
+    opened = Bundle.open(bundle.path)
+    with Segmenter.open(opened) as on_cpu, Segmenter.open(opened, backend="tensorrt-rtx") as on_gpu:
+        np.testing.assert_array_equal(on_gpu.logits(PICTURES), on_cpu.logits(PICTURES))
 
 
 def test_the_fit_is_asked_of_the_gpu_that_is_here(
