@@ -37,6 +37,9 @@ _LEAST = {"tensorrt": (10, 12), "tensorrt-rtx": (1, 5)}
 _BELOW = {"tensorrt": 12, "tensorrt-rtx": 2}
 _INSTALL = {"tensorrt": "pip install 'tensorrt>=10.12'", "tensorrt-rtx": "pip install 'deploykit[rtx]'"}
 
+_loaded: set[tuple[str, Path]] = set()
+"""Plugin libraries that this process has registered, by backend."""
+
 
 @dataclass(frozen=True)
 class Flavour:
@@ -111,7 +114,9 @@ def load_flavour(backend: str) -> Flavour:
 
 
 def load_plugins(flavour: Flavour, libraries: tuple[Path, ...]) -> None:
-    """Register TensorRT's own plugins and those in shared libraries.
+    """Register the plugins of shared libraries, each library once: they stay as long as the process lives, for engines use them.
+
+    TensorRT gives back nothing for a library whose plugins are registered already, as for one that does not load.
 
     Raises:
         EngineError: a library that is missing or does not load, or a flavour without plugins.
@@ -123,11 +128,15 @@ def load_plugins(flavour: Flavour, libraries: tuple[Path, ...]) -> None:
     for library in libraries:
         if not library.is_file():
             raise EngineError(f"plugin library {library} does not exist", hint="give the path of the shared library (.so or .dll)")
-        if registry.load_library(str(library.resolve())) is None:
+        key = (flavour.backend, library.resolve())
+        if key in _loaded:
+            continue
+        if registry.load_library(str(key[1])) is None:
             raise EngineError(
                 f"plugin library {library} does not load in {flavour}",
                 hint="build it for this TensorRT, and look at its own dependencies with: ldd",
             )
+        _loaded.add(key)
 
 
 def require(flavour: Flavour, *, target: str, compat: str, version_compatible: bool, strip: bool, timing_cache: bool) -> None:

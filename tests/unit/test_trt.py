@@ -253,6 +253,21 @@ def test_a_plugin_library_that_is_missing_or_none_is_refused(rtx: Flavour, tmp_p
         build_plan(flavour, CONV, BuildOptions(BATCH, target="sm86", plugins=(tmp_path / "text.so",)))
 
 
+def test_a_plugin_library_is_registered_once(rtx: Flavour, tmp_path: Path) -> None:
+    (tmp_path / "plugins.so").touch()
+    loaded: list[str] = []
+
+    def load_library(path: str) -> object | None:  # as TensorRT's registry does: nothing for what it has already
+        loaded.append(path)
+        return object() if loaded.count(path) == 1 else None
+
+    api = types.SimpleNamespace(get_plugin_registry=lambda: types.SimpleNamespace(load_library=load_library))
+    flavour = replace(rtx, takes_plugins=True, api=api)
+    for _ in range(2):  # predict.plan, explain.plan
+        flavours.load_plugins(flavour, (tmp_path / "plugins.so",))
+    assert loaded == [str((tmp_path / "plugins.so").resolve())]
+
+
 def test_tensorrt_rtx_takes_no_plugins_and_prefers_none(rtx: Flavour, tmp_path: Path) -> None:
     # Its parser would end the process over a plugin layer, which its networks do not have.
     assert not hasattr(rtx.api.INetworkDefinition, "add_plugin_v3")
