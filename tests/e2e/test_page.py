@@ -1,5 +1,6 @@
 """The page of ``deploykit serve`` in a real browser: what a person sees, does and reads, and that nothing leaves the host."""
 
+import base64
 import io
 import json
 import shutil
@@ -98,6 +99,14 @@ def test_hovering_a_class_shows_its_map_without_asking_and_leaving_it_goes_back(
         page.evaluate("document.activeElement.blur()")
         expect(page.locator("#speaks strong")).to_have_text("cup")  # pinned
         assert asked == []
+        page.hover(".answers li:nth-child(3) .answer")
+        page.fill("#search", "teapot")
+        page.press("#search", "Enter")
+        page.wait_for_timeout(300)  # the list grew, and browsers tell of a pointer that lies on another row now
+        assert page.inner_text("#speaks strong") == "teapot"
+        page.mouse.move(5, 5)
+        page.click(".remove")
+        expect(page.locator("#speaks strong")).to_have_text("espresso")
 
 
 def test_everything_can_be_done_from_the_keyboard(chromium: Browser, address: str) -> None:
@@ -292,6 +301,49 @@ def test_a_link_shows_the_same_sample_class_and_method_to_somebody_else(chromium
     with tab(chromium, f"{address}#method=nonsense&layer=x&precision=int3&sample=none.png&class=99999") as page:
         expect(page.locator("#method")).to_have_value("grad-cam")
         expect(page.locator("#choose")).to_be_visible()
+
+
+def test_a_segmentation_models_shares_and_pixels_are_shown(chromium: Browser, address: str) -> None:
+    def name_task(route: Route) -> None:
+        body = route.fetch().json()
+        body["models"][0]["task"] = "segmentation"
+        route.fulfill(json=body)
+
+    def add_masks(route: Route) -> None:
+        body = route.fetch().json()
+        for one in (*body["predictions"], *body["explanations"]):
+            one["share"] = one["probability"] / 2
+        for one in body["explanations"]:
+            one["mask"] = one["map"]  # its pixels of at least half stand for the class's
+        route.fulfill(json=body)
+
+    with tab(chromium, address) as page:
+        page.route("**/v1/models", name_task)
+        page.route("**/v1/models/*:explain*", add_masks)
+        page.reload()
+        page.wait_for_selector("body[data-ready=true]")
+        expect(page.locator("#model-facts")).to_contain_text("segmentation")
+        take_sample(page, "coffee.png")
+        expect(page.locator("#columns")).to_contain_text("Share of the picture")
+        assert 45 < float(page.locator(".answers .figure").first.inner_text().split()[0]) < 50
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(pixels(page).split(",")[1]))).convert("RGB")).astype(int)
+        assert (np.abs(picture - (70, 215, 255)).sum(-1) < 30).sum() > 100  # the outline's blue, which coffee.png has nowhere
+
+
+def test_a_bundle_that_cannot_explain_still_answers(chromium: Browser, address: str) -> None:
+    def leave_out(route: Route) -> None:
+        body = route.fetch().json()
+        body["models"][0].update(explain_precisions=[], methods=[], layers=[])
+        route.fulfill(json=body)
+
+    with tab(chromium, address) as page:
+        page.route("**/v1/models", leave_out)
+        page.reload()
+        take_sample(page, "coffee.png")
+        assert top_label(page) == "espresso"
+        expect(page.locator("#speaks")).to_contain_text("espresso has no map: the bundle has no graph that explains")
+        expect(page.locator("#settings")).to_be_hidden()
+        expect(page.locator("#search")).to_be_hidden()
 
 
 def test_the_curl_command_is_the_request_that_is_shown(chromium: Browser, address: str) -> None:

@@ -34,6 +34,7 @@ let turns = 0;
 
 const ranking = createRanking(byId("answers"), {
   onRest: (classIndex) => {
+    if (classIndex === state.resting) return;
     state.resting = classIndex;
     renderShown();
   },

@@ -6,7 +6,8 @@ import { percent, points, precisionName } from "./words.js";
 
 // Args: the <ol>, and what is told of: onRest(classIndex or null), onPin(classIndex), onRemove(classIndex).
 export function createRanking(list, { onRest, onPin, onRemove }) {
-  list.addEventListener("pointerover", (event) => {
+  // Not pointerover, which also comes when rows move below a pointer that lies still.
+  list.addEventListener("pointermove", (event) => {
     if (event.pointerType !== "touch") onRest(classOf(event.target));
   });
   list.addEventListener("pointerleave", () => onRest(classOf(document.activeElement)));

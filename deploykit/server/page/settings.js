@@ -39,6 +39,7 @@ export function createSettings(models, onChange) {
     },
     nextMethod() {
       const { methods } = choice.model;
+      if (methods.length < 2) return;
       change({ method: methods[(methods.indexOf(choice.method) + 1) % methods.length] });
     },
   };
@@ -63,7 +64,7 @@ function renderModel(model, isOneOfSeveral) {
   const only = model.precisions.length === 1 ? `, ${precisionName(model.precisions[0])}` : "";
   byId("model-facts").textContent = `${kind}${count(model.classes)} classes, ${model.image.width} × ${model.image.height} px${only}`;
   fillSelect(byId("method"), model.methods.map((method) => [method, methodName(method)]));
-  byId("settings").hidden = model.methods.length === 0;
+  for (const id of ["settings", "search"]) byId(id).hidden = model.methods.length === 0;
   fillSelect(byId("layer"), model.layers.map((layer) => [layer, layer]));
   byId("precisions").replaceChildren(...precisionButtons(model));
   byId("precisions").hidden = model.precisions.length < 2;
