@@ -20,16 +20,23 @@ class Golden:
     """The self-test of a bundle: pictures, and the answers that the torch model gave to them.
 
     Args:
-        image: uint8 [N, H, W, 3], RGB at the network's size.
+        image: uint8 [N, H, W, 3], RGB at the network's size; photos of one other size where the graphs resize photos.
         logits: float32 [N, K] (a segmentation model: [N, K, h, w]).
         explained_class: int64 [N], each row's own top-1; None where the bundle explains nothing.
         cam: float32 [N, h, w], Grad-CAM of that class at the first layer, before scaling; None likewise.
+        resized: what graphs that resize make of the photos, uint8 [N, h, w, 3]; None where they take the network's size.
     """
 
     image: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32]
     explained_class: npt.NDArray[np.int64] | None = None
     cam: npt.NDArray[np.float32] | None = None
+    resized: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The pictures at the network's size."""
+        return self.image if self.resized is None else self.resized
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,9 @@ class Bundle:
         path = self.file(GOLDEN_NAME)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return Golden(arrays["image"], arrays["logits"], arrays.get("explained_class"), arrays.get("cam"))
+                return Golden(
+                    arrays["image"], arrays["logits"], arrays.get("explained_class"), arrays.get("cam"), arrays.get("resized")
+                )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} does not hold golden vectors: {error}", hint="copy the whole folder again") from error
 

@@ -8,6 +8,7 @@ import click
 from deploykit.bundle import Bundle, extend_bundle
 from deploykit.cli import console
 from deploykit.cli.convert_half import Asked, Converted, convert_bundle, find_asked
+from deploykit.cli.embed_resize import at_network_size
 from deploykit.cli.options import bundle_argument, warn_if_untrained
 from deploykit.cli.precision_graphs import add_precision
 from deploykit.errors import BundleError
@@ -35,10 +36,11 @@ def command(bundle: Path, precision: str, images: tuple[Path, ...], keep: tuple[
     opened = Bundle.open(bundle)
     _require_sound(opened, Precision(precision), replace=force)
     warn_if_untrained(opened)
-    asked = find_asked(opened, images)
+    network = at_network_size(opened)
+    asked = find_asked(network, images)
     if not images:
         console.note(f"no --images: ranges come from {len(asked.made_up)} made-up pictures and the golden ones")
-    converted = convert_bundle(opened, asked, keep)
+    converted = convert_bundle(network, asked, keep)
     source = f"{Precision.FP32}/predict.onnx"
     weights = opened.manifest.weights.sha256
     origin = {"weights": weights, source: opened.manifest.files[source].sha256}
@@ -51,10 +53,10 @@ def command(bundle: Path, precision: str, images: tuple[Path, ...], keep: tuple[
             raise BundleError(f"{bundle} was changed by another process meanwhile", hint="run the command again")
         add_precision(
             stage,
-            opened,
+            network,
             Precision(precision),
             converted.half.graph,
-            pixels=opened.golden().image,
+            pixels=opened.golden().pixels,
             made_from=origin,
             parity=converted.parity.to_json(),
         )

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from deploykit.bundle import Bundle, sha256_of
 from deploykit.cli import console
+from deploykit.cli.embed_resize import read_float_graph
 from deploykit.cli.explain_graphs import open_graphs
 from deploykit.errors import ImageError, ParityError
-from deploykit.graph.files import read_graph
 from deploykit.graph.half import (
     HalfGraph,
     TensorRange,
@@ -119,7 +119,7 @@ def find_asked(bundle: Bundle, images: Sequence[Path]) -> Asked:
     Raises:
         ImageError: none of the user's files can be used.
     """
-    image, golden = bundle.manifest.image, bundle.golden().image
+    image, golden = bundle.manifest.image, bundle.golden().pixels
     if not images:
         return Asked(golden, sample_pictures(2 * PICTURES, image.height, image.width, seed=1))
     paths = find_images(images)
@@ -145,7 +145,7 @@ def convert_bundle(bundle: Bundle, asked: Asked, keep: Sequence[str]) -> Convert
         GraphError: NaN or infinity, in float32 or in FP16; the node is named.
         ParityError: FP16 does not answer as float32 does; the node where they part is named.
     """
-    graph = read_graph(bundle.file(f"{Precision.FP32}/predict.onnx"))
+    graph = read_float_graph(bundle)
     ranges = _measure(bundle, graph, asked)
     half = convert_to_half(graph, ranges, keep=keep)
     answers = _compare(bundle, graph, half.graph, asked)
@@ -214,7 +214,7 @@ def _compare_with_golden(bundle: Bundle, session: OrtSession) -> ParityRecord:
     with console.progress("comparing FP16 with the golden vectors", steps) as advance:
         return compare_at_batch_sizes(
             lambda pixels: run_predict(session, manifest.image, manifest.input, pixels),
-            golden.image,
+            golden.pixels,
             golden.logits,
             Precision.FP16,
             reference_name="the golden vectors",

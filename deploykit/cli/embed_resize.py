@@ -8,21 +8,23 @@ of one grey level at some values do to the logits. That is measured too, and hel
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from deploykit.bundle import Bundle
 from deploykit.cli.explain_graphs import open_graphs, relative_difference
 from deploykit.errors import ParityError
-from deploykit.graph.pixels import embed_resize
+from deploykit.graph.files import read_graph
+from deploykit.graph.pixels import embed_resize, remove_resize, resizes
 from deploykit.graph.resize_normalize import make_resize_graph
 from deploykit.image import resize_and_crop
 from deploykit.parity import PICTURES, sample_pictures
 from deploykit.runtime.ort import OrtSession
-from deploykit.spec import PHOTO_SIDES, ImageSpec
+from deploykit.spec import PHOTO_SIDES, ImageSpec, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -104,6 +106,20 @@ def prove_embedded(graphs: Mapping[str, "onnx.ModelProto"], image: ImageSpec, as
         "max_difference": difference,
         "one_level_moves": bound,
     }
+
+
+def at_network_size(bundle: Bundle) -> Bundle:
+    """A bundle as verbs see it that make another precision of its graphs: they take pixels, and get the resize back when they are
+    added (`deploykit.cli.export_bundle.add_graph`). A bundle whose graphs do not resize is itself."""
+    if bundle.manifest.input != "photo":
+        return bundle
+    return replace(bundle, manifest=replace(bundle.manifest, input="pixels"))
+
+
+def read_float_graph(bundle: Bundle) -> "onnx.ModelProto":
+    """The float32 predict graph of a bundle, without its resize if it has one."""
+    graph = read_graph(bundle.file(f"{Precision.FP32}/predict.onnx"))
+    return remove_resize(graph, bundle.manifest.image) if resizes(graph) else graph
 
 
 def _sizes(image: ImageSpec) -> list[tuple[int, int]]:

@@ -71,6 +71,11 @@ def command(
             f"{bundle} holds a {opened.manifest.model.task} model; the measures watch the one probability that a classifier gives",
             hint="deploykit explain draws its maps",
         )
+    if opened.manifest.input == "photo":
+        raise UsageError(
+            f"the graphs of {bundle} resize photos themselves, and the measures change pixels of the resized picture",
+            hint="measure a bundle of the same model without --embed-resize: the maps are the same",
+        )
     paths = list(dict.fromkeys(find_images(images)))
     known = read_boxes(boxes, paths) if boxes else {}
     keywords = asdict(answering)

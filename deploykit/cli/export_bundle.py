@@ -120,8 +120,9 @@ def write_bundle(target: Path, proved: Proved, labels: Labels | None, choices: C
         for name, graph in explaining.graphs.items() if explaining else ():
             shown = explaining.parity.get(name) if explaining else None
             add_graph(stage, f"{Precision.FP32}/{name}", graph, made_from=origin, packages=proved.packages, parity=shown)
-        image = proved.asked.pixels if proved.asked.photos is None else proved.asked.photos
-        golden: dict[str, npt.NDArray[Any]] = {"image": image, "logits": proved.logits}
+        photos, pixels = proved.asked.photos, proved.asked.pixels
+        golden: dict[str, npt.NDArray[Any]] = {"image": pixels} if photos is None else {"image": photos, "resized": pixels}
+        golden["logits"] = proved.logits
         if explaining:
             golden |= {"explained_class": explaining.explained_class, "cam": explaining.cam}
         rows = _golden_rows(proved.logits)

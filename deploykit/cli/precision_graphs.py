@@ -66,7 +66,7 @@ def add_precision(
 
     Args:
         stage: from `deploykit.bundle.extend_bundle`.
-        bundle: the same bundle, as it was opened.
+        bundle: the same bundle, as it was opened, `at_network_size`.
         predict: the graph at its precision, with the tensor names of the float graph.
         pixels: pictures to prove the explain graphs with, uint8 [n, H, W, 3]; two different ones at least.
         made_from: what the predict graph was made from, by file name, with digests.
@@ -177,7 +177,7 @@ def _compare_with_golden(bundle: Bundle, precision: Precision, explain: OrtSessi
     golden = bundle.golden()
     if golden.cam is None or golden.explained_class is None:
         raise ParityError(f"{bundle.path} explains, and its golden vectors hold no map", hint="export the model again with --force")
-    feed = image_feed(bundle.manifest.image, bundle.manifest.input, golden.image)
+    feed = image_feed(bundle.manifest.image, bundle.manifest.input, golden.pixels)
     seen = explain.run({"image": feed, "class_index": golden.explained_class}, ["cam"])["cam"]
     found = compare_maps(golden.cam, seen, precision)
     if not found.is_equal:

@@ -8,6 +8,7 @@ import click
 
 from deploykit.bundle import Bundle
 from deploykit.cli import console
+from deploykit.cli.embed_resize import at_network_size, read_float_graph
 from deploykit.cli.evaluate import require_classifier, require_uncalibrated
 from deploykit.cli.evaluate_data import FOLDER_RULES, Sample, read_samples
 from deploykit.cli.evaluate_run import evaluate_sessions
@@ -19,7 +20,6 @@ from deploykit.cli.quantize_plot import draw_verdict
 from deploykit.cli.quantize_search import REPAIRS, Found, Wishes, search
 from deploykit.cli.quantize_write import FLOAT, TENSORRT, write_int8
 from deploykit.errors import BundleError, UsageError
-from deploykit.graph.files import read_graph
 from deploykit.quantization.methods import DEFAULT_PERCENTILE, METHODS
 from deploykit.quantization.pictures import Pictures, require_apart
 from deploykit.quantization.record import CalibrationRecord, load
@@ -79,7 +79,7 @@ def command(
     own, the layers that INT8 costs most stay in float32; where that does not suffice, the command fails and writes nothing.
     """
     check_plot(plot)
-    opened = Bundle.open(bundle)
+    opened = at_network_size(Bundle.open(bundle))
     _check_bundle(opened, force)
     samples = _read_data(opened, data, folders)
     warn_if_untrained(opened)
@@ -87,7 +87,7 @@ def command(
     if samples:
         require_uncalibrated(samples, frozenset(photo.sha256 for photo in pictures.calibration))
     record = _load_record(opened, calibration, pictures, method)
-    graph = read_graph(opened.file(FLOAT))
+    graph = read_float_graph(opened)
     wishes = Wishes(
         method=record.method if record is not None else method,
         percentile=(record.percentile if record is not None else None) or percentile,
@@ -155,7 +155,7 @@ def _repair(repair: str, record: CalibrationRecord | None) -> str:
 def _evaluate(bundle: Bundle, found: Found, samples: tuple[Sample, ...]) -> Labelled:
     manifest = bundle.manifest
     with contextlib.ExitStack() as stack:
-        graphs = {"fp32": read_graph(bundle.file(FLOAT)), "int8": found.candidate.twin}
+        graphs = {"fp32": read_float_graph(bundle), "int8": found.candidate.twin}
         sessions: dict[str, Session] = dict(stack.enter_context(open_graphs(graphs)))
         advance = stack.enter_context(console.progress(f"evaluating on {len(samples):,} labelled pictures", len(samples)))
         result = evaluate_sessions(samples, sessions, manifest.image, manifest.input, 16, advance)

@@ -41,7 +41,7 @@ def write_int8(
     """
     candidate = found.candidate
     made = record or _record(bundle, found, wishes, pictures)
-    pixels = bundle.golden().image
+    pixels = bundle.golden().pixels
     with extend_bundle(bundle.path) as stage:
         _drop_earlier(stage)
         stage.add(RECORD, made.to_text().encode(), made_from={FLOAT: bundle.manifest.files[FLOAT].sha256})

@@ -16,6 +16,7 @@ from deploykit.errors import GraphError
 from deploykit.graph.resize_normalize import (
     DOMAIN,
     RESIZE_NORMALIZE,
+    levels_only,
     normalization_of,
     resize_normalize_function,
     resize_normalize_node,
@@ -62,26 +63,31 @@ def add_pixel_input(graph: onnx.ModelProto, spec: ImageSpec) -> None:
 def embed_resize(graph: onnx.ModelProto, spec: ImageSpec) -> onnx.ModelProto:
     """A graph with the pixel input -> one that resizes and crops too: ``image`` uint8 [1, H, W, 3], H and W dynamic.
 
-    The batch is 1, because the photos of a batch differ in size. Nodes, weights and outputs are the same.
+    The batch is 1, because the photos of a batch differ in size. Nodes, weights and outputs are the same. A graph that normalizes
+    its pixels otherwise than `add_pixel_input` does, as an INT8 graph for CPUs, is given bytes, which TensorRT would not move.
 
     Args:
         graph: as `add_pixel_input` leaves it, or made from such a graph: at another precision, or with outputs that explain.
 
     Raises:
-        GraphError: its pixels are not normalized by the nodes of `add_pixel_input`.
+        GraphError: its input is not the pixels of this spec.
     """
-    front = {node.name: node for node in _normalization(spec)[0]}
-    names = {node.name for node in graph.graph.node if front.get(node.name) == node}
-    if len(names) < len(front):
+    old = next((i for i in graph.graph.input if i.name == IMAGE_NAME), None)
+    dims = [] if old is None else [d.dim_param or d.dim_value for d in old.type.tensor_type.shape.dim]
+    if old is None or old.type.tensor_type.elem_type != TensorProto.UINT8 or dims[1:] != [spec.height, spec.width, 3]:
         raise GraphError(
-            f"the graph does not normalize its pixels as deploykit does ({', '.join(sorted(front.keys() - names))} missing)",
-            hint="export or import the model with the pixel input, and embed the resize there",
+            f"the graph's input {IMAGE_NAME} is {dims or 'missing'}, expected uint8 [N, {spec.height}, {spec.width}, 3]"
         )
     photo = _copy(graph)
     body = photo.graph
-    node = resize_normalize_node(IMAGE_NAME, NORMALIZED_NAME, spec)
-    _set_nodes(body, [node, *(n for n in body.node if n.name not in names)])
-    _drop_unread(body, [constant.name for constant in _normalization(spec)[1]])
+    front = {node.name: node for node in _normalization(spec)[0]}
+    names = {node.name for node in body.node if front.get(node.name) == node}
+    if len(names) == len(front):
+        nodes = [resize_normalize_node(IMAGE_NAME, NORMALIZED_NAME, spec)]
+        _set_nodes(body, [*nodes, *(n for n in body.node if n.name not in names)])
+        _drop_unread(body, [constant.name for constant in _normalization(spec)[1]])
+    else:
+        _set_nodes(body, [*_resized_bytes(body, spec), *body.node])
     photo.functions.append(resize_normalize_function(spec, opset_of(photo)))
     if not any(o.domain == DOMAIN for o in photo.opset_import):
         photo.opset_import.append(helper.make_opsetid(DOMAIN, 1))
@@ -92,13 +98,18 @@ def embed_resize(graph: onnx.ModelProto, spec: ImageSpec) -> onnx.ModelProto:
     return photo
 
 
+def resizes(graph: onnx.ModelProto) -> bool:
+    """Whether a graph resizes the photos that it is given."""
+    return any(node.op_type == RESIZE_NORMALIZE and node.domain == DOMAIN for node in graph.graph.node)
+
+
 def remove_resize(graph: onnx.ModelProto, spec: ImageSpec) -> onnx.ModelProto:
     """The inverse of `embed_resize`: the graph with the pixel input, whose batch is dynamic again.
 
     Raises:
         GraphError: the graph does not resize.
     """
-    if not any(node.op_type == RESIZE_NORMALIZE and node.domain == DOMAIN for node in graph.graph.node):
+    if not resizes(graph):
         raise GraphError(f"the graph has no node {DOMAIN}.{RESIZE_NORMALIZE}, so there is no resize to remove")
     plain = _copy(graph)
     body = plain.graph
@@ -112,6 +123,19 @@ def remove_resize(graph: onnx.ModelProto, spec: ImageSpec) -> onnx.ModelProto:
     _set_type(body.input, IMAGE_NAME, TensorProto.UINT8, ["N", spec.height, spec.width, 3])
     _set_type(body.value_info, NORMALIZED_NAME, TensorProto.FLOAT, ["N", 3, spec.height, spec.width])
     return plain
+
+
+def _resized_bytes(body: onnx.GraphProto, spec: ImageSpec) -> list[onnx.NodeProto]:
+    """Nodes that give the resized photo as bytes [1, height, width, 3], which the readers of ``image`` read from now on."""
+    for node in body.node:
+        for i, name in enumerate(node.input):
+            if name == IMAGE_NAME:
+                node.input[i] = "pixels_resized"
+    return [
+        resize_normalize_node(IMAGE_NAME, "pixels_levels", levels_only(spec)),
+        helper.make_node("Transpose", ["pixels_levels"], ["pixels_last"], name="pixels/Transpose_back", perm=[0, 2, 3, 1]),
+        helper.make_node("Cast", ["pixels_last"], ["pixels_resized"], name="pixels/Cast_back", to=TensorProto.UINT8),
+    ]
 
 
 def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:

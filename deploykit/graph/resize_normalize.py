@@ -66,7 +66,7 @@ def resize_normalize_node(image: str, normalized: str, spec: ImageSpec) -> NodeP
 
 def make_resize_graph(spec: ImageSpec) -> onnx.ModelProto:
     """The operator alone, without normalization: ``image`` uint8 [1, H, W, 3] -> ``levels`` float32 [1, 3, height, width], RGB."""
-    plain = replace(spec, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), colour_order="rgb")
+    plain = levels_only(spec)
     graph = helper.make_graph(
         [resize_normalize_node("image", "levels", plain)],
         "resize",
@@ -79,6 +79,11 @@ def make_resize_graph(spec: ImageSpec) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", DEFAULT_OPSET), helper.make_opsetid(DOMAIN, 1)],
         ir_version=FUNCTIONS_IR_VERSION,
     )
+
+
+def levels_only(spec: ImageSpec) -> ImageSpec:
+    """The same resize and crop, whose normalization leaves RGB grey levels as they are."""
+    return replace(spec, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255), colour_order="rgb")
 
 
 def normalization_of(spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
