@@ -161,15 +161,14 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         An empty folder beside ``path``.
 
     Raises:
-        BundleError: the disk refused.
+        BundleError: the disk refused, in the block too.
     """
     target = _resolve(Path(path))
-    with _staging(target) as folder:
+    with _staging(target) as folder, _disk_errors(target):
         yield folder
-        with _disk_errors(target):
-            for file in (p for p in folder.rglob("*") if p.is_file()):
-                _flush(file)
-            _put_in_place(folder, target)
+        for file in (p for p in folder.rglob("*") if p.is_file()):
+            _flush(file)
+        _put_in_place(folder, target)
 
 
 def _resolve(path: Path) -> Path:

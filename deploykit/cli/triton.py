@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def command(bundle: Path, output: Path, precision: str, plan: str | None, name: 
         )
         models = _models(opened, sources, serving, wishes)
         beside = _beside(opened, sources, serving, wishes, models)
-        write_repository(output, models, beside, made_from=_origin(opened, sources), replace=options["force"])
-    _check_written(output, models)
+        check = partial(_check_written, models)
+        write_repository(output, models, beside, check, made_from=_origin(opened, sources), replace=options["force"])
     warn_if_untrained(opened)
     console.result(_as_json(output, models) if options["as_json"] else _as_text(output, sources, models))
 
@@ -147,10 +148,10 @@ def _origin(bundle: Bundle, sources: Sources) -> dict[str, str]:
     return {source.graph: bundle.manifest.files[source.graph].sha256 for source in sources.graphs.values()}
 
 
-def _check_written(output: Path, models: list[Model]) -> None:
-    """Open each graph where it stands now, and hold the config against it once more."""
+def _check_written(models: list[Model], folder: Path) -> None:
+    """Open each graph as it stands in the finished folder, and hold its config against it once more."""
     for model in models:
-        for path in sorted((output / model.config.name).glob("*/*.onnx")):
+        for path in sorted((folder / model.config.name).glob("*/*.onnx")):
             with OrtSession(path, threads=1) as session:
                 check_against(model.config, session.inputs, session.outputs)
 

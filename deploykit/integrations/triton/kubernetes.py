@@ -119,19 +119,19 @@ def dns_name(name: str) -> str:
 
 
 def to_yaml(value: Mapping[str, Any], indent: str = "") -> str:
-    """Mappings, lists and scalars as block YAML 1.2; every text is quoted as JSON quotes it, which YAML reads the same."""
+    """Mappings, lists and scalars as block YAML 1.2; texts are quoted as JSON quotes them, which YAML reads the same."""
     return "".join(f"{indent}{key}:{_value(item, indent)}" for key, item in value.items())
 
 
 def _value(item: object, indent: str) -> str:
-    if isinstance(item, Mapping):
+    if isinstance(item, Mapping) and item:
         return f"\n{to_yaml(item, indent + '  ')}"
-    if isinstance(item, Sequence) and not isinstance(item, str):
+    if isinstance(item, Sequence) and not isinstance(item, str) and item:
         return "\n" + "".join(_entry(entry, indent + "  ") for entry in item)
     return f" {json.dumps(item)}\n"
 
 
 def _entry(entry: object, indent: str) -> str:
-    if isinstance(entry, Mapping):
+    if isinstance(entry, Mapping) and entry:
         return f"{indent}- {to_yaml(entry, indent + '  ').lstrip()}"
     return f"{indent}- {json.dumps(entry)}\n"

@@ -4,9 +4,14 @@
 
 The pictures go through the very code of `deploykit predict` (model_files/), so the answers are the same to the bit where the
 graph's are. One run of the explain graph gives both the answer and its reasons.
+
+No tensor is both an output of the ensemble and another step's input. Triton (seen with 2.51) drops the steps behind outputs that a
+request does not ask for, forgets that a later step reads them, and answers "unexpected deadlock". So the last step hands through
+what it reads, and inside of the ensemble those tensors have names of their own.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from deploykit.bundle import Manifest
 from deploykit.errors import UsageError
@@ -59,13 +64,14 @@ def _postprocess(name: str, graph: Model, serving: Serving, manifest: Manifest, 
     given = _tensors(graph.config.outputs)
     top = min(serving.top, manifest.model.num_classes)
     inputs = [ModelTensor("logits", given["logits"].dtype, given["logits"].dims)]
+    if "cam" in given:
+        inputs += [ModelTensor("explained_class", "int64", (1,)), given["cam"]]
     outputs = [
         ModelTensor("labels", "bytes", (top,)),
         ModelTensor("class_indices", "int64", (top,)),
         ModelTensor("probabilities", "float32", (top,)),
     ]
     if "cam" in given:
-        inputs += [ModelTensor("explained_class", "int64", (1,)), given["cam"]]
         outputs += [
             ModelTensor("explained_label", "bytes", (1,)),
             ModelTensor("explained_probability", "float32", (1,)),
@@ -76,7 +82,7 @@ def _postprocess(name: str, graph: Model, serving: Serving, manifest: Manifest, 
         name,
         "python",
         tuple(inputs),
-        tuple(outputs),
+        (*outputs, *inputs),
         graph.config.max_batch,
         file="model.py",
         parameters={"top": str(top), **serving.python_parameters()},
@@ -85,30 +91,27 @@ def _postprocess(name: str, graph: Model, serving: Serving, manifest: Manifest, 
 
 
 def _ensemble(name: str, graph: Model, before: Model, behind: Model, labels: Sequence[str] | None) -> Model:
-    given = _tensors(graph.config.outputs)
-    passed = [tensor.name for tensor in behind.config.inputs]
     takes_class = "class_index" in _tensors(graph.config.inputs)
-    middle = {"image": "image", "class_index": "explained_request"} if takes_class else {"image": "image"}
-    from_before = {"image": "image", "box": "box", "photo_size": "photo_size"}
-    if takes_class:
-        from_before["class_index"] = "explained_request"
     asked = (_IMAGE_BYTES, _CLASS_INDEX) if takes_class else (_IMAGE_BYTES,)
-    shown = tuple(ModelTensor(n, given[n].dtype, given[n].dims, label_filename=given[n].label_filename) for n in passed)
+    prepared = {tensor.name: f"prepared_{tensor.name}" for tensor in graph.config.inputs}
+    answered = {tensor.name: f"answered_{tensor.name}" for tensor in behind.config.inputs}
+    label_filename = _tensors(graph.config.outputs)["logits"].label_filename
+    shown = tuple(replace(t, label_filename=label_filename) if t.name == "logits" else t for t in behind.config.outputs)
     config = ModelConfig(
         name,
         "ensemble",
         asked,
-        (*behind.config.outputs, *shown, *_PLACE),
+        (*shown, *_PLACE),
         graph.config.max_batch,
         steps=(
-            Step(before.config.name, {tensor.name: tensor.name for tensor in asked}, from_before),
-            Step(graph.config.name, middle, {n: n for n in passed}),
-            Step(behind.config.name, {n: n for n in passed}, {tensor.name: tensor.name for tensor in behind.config.outputs}),
+            Step(before.config.name, _same(asked), prepared | _same(_PLACE)),
+            Step(graph.config.name, prepared, answered),
+            Step(behind.config.name, answered, _same(behind.config.outputs)),
         ),
     )
     # Triton looks for a version folder, and object stores and git keep no empty one.
     files: dict[str, Content] = {f"{VERSION}/.keep": b""}
-    if any(tensor.label_filename for tensor in shown) and labels is not None:
+    if label_filename is not None and labels is not None:
         files[LABELS_NAME] = labels_text(labels)
     return Model(config, files)
 
@@ -121,6 +124,11 @@ def _files(code: str, manifest: Manifest, labels: Sequence[str] | None) -> dict[
     if labels is not None:
         files[f"{VERSION}/{LABELS_NAME}"] = labels_text(labels)
     return files
+
+
+def _same(tensors: Sequence[ModelTensor]) -> dict[str, str]:
+    """Tensors that have the same name in the ensemble."""
+    return {tensor.name: tensor.name for tensor in tensors}
 
 
 def _tensors(tensors: Sequence[ModelTensor]) -> dict[str, ModelTensor]:

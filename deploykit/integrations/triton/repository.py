@@ -10,7 +10,7 @@ is never replaced.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deploykit import __version__
@@ -23,12 +23,19 @@ _KIND = "triton model repository"
 
 
 def write_repository(
-    path: Path, models: Sequence[Model], beside: Mapping[str, bytes], *, made_from: Mapping[str, str], replace: bool
+    path: Path,
+    models: Sequence[Model],
+    beside: Mapping[str, bytes],
+    check: Callable[[Path], None],
+    *,
+    made_from: Mapping[str, str],
+    replace: bool,
 ) -> None:
     """Write a repository.
 
     Args:
         models: at least one. beside: further files, by name.
+        check: looks at the finished folder before it is put in place, and raises where it is wrong.
         made_from: the bundle's graphs or plans with their digests, for the record.
         replace: a repository that deploykit wrote may go.
 
@@ -47,6 +54,7 @@ def write_repository(
         digests = {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(_all_files(folder))}
         record = {"kind": _KIND, "deploykit_version": __version__, "made_from": dict(made_from), "files": digests}
         (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        check(folder)
         check_place(path, replace=replace)
 
 

@@ -11,6 +11,8 @@ and from the explain graph:
     explained_class    int64 [N, 1], cam float32 [N, h, w]
  -> explained_label    bytes [N, 1], explained_probability float32 [N, 1]
     map                float32 [N, H, W], 0 to 1, at the network's size; zeros where has_evidence (bool [N, 1]) is false
+
+What it is given is an output too, unchanged.
 """
 
 import json
@@ -48,7 +50,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         given, wanted = requested(request)
         try:
-            found = name_classes(given["logits"], self._labels, self._top)
+            found = given | name_classes(given["logits"], self._labels, self._top)
             if "cam" in given:
                 found |= show_evidence(given, self._labels, self._manifest)
             return response(pb_utils, found, wanted)
