@@ -1,5 +1,6 @@
 """``deploykit bench``: how long do answers and explanations take, and is it faster than before?"""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from deploykit.cli.bench_cases import GRAPHS, LIKES, Wanted, run_benchmark
 from deploykit.cli.options import warn_if_untrained
 from deploykit.cli.output_files import check_plot, plot_format, plot_option, write_file
 from deploykit.errors import MeasurementError, UsageError
+from deploykit.runtime.opening import BACKENDS, ONNXRUNTIME, Answering
 from deploykit.runtime.ort import PROVIDERS
+from deploykit.runtime.plans import planned_precisions
 from deploykit.spec import Precision
 
 
@@ -66,6 +69,8 @@ def _output(*flags: str, text: str) -> Callable[[Any], Any]:
 @click.option("--precision", "precisions", type=_Several([str(p) for p in Precision]), help="[default: what the bundle has]")
 @click.option("--batch", "batches", type=_Numbers(), help="Images of a call. [default: 1,8; 1 where the graphs resize photos]")
 @click.option("--concurrency", "concurrencies", type=_Numbers(), default="1", show_default=True, help="Callers at once.")
+@click.option("--backend", "backends", type=_Several(BACKENDS), default=ONNXRUNTIME, show_default=True,
+              help=f"What answers, one or several of {', '.join(BACKENDS)}; the latter two run plans.")  # fmt: skip
 @click.option("--provider", "providers", type=_Several(tuple(PROVIDERS)), default="cpu", show_default=True,
               help=f"ONNX Runtime's, one or several of {', '.join(PROVIDERS)}.")  # fmt: skip
 @click.option("--threads", type=_Numbers(0), default="0", show_default=True, help="CPU threads per run; 0 takes all.")
@@ -87,6 +92,7 @@ def command(
     precisions: tuple[str, ...] | None,
     batches: tuple[int, ...] | None,
     concurrencies: tuple[int, ...],
+    backends: tuple[str, ...],
     providers: tuple[str, ...],
     threads: tuple[int, ...],
     like: str,
@@ -113,16 +119,10 @@ def command(
     check_plot(plot)
     opened = Bundle.open(bundle)
     warn_if_untrained(opened)
-    wanted = Wanted(
-        graphs or _graphs_of(opened),
-        tuple(Precision(p) for p in precisions or opened.precisions),
-        _batches_of(opened, batches),
-        concurrencies,
-        providers,
-        threads,
-        like,
-        seconds,
-    )
+    graphs = graphs or _graphs_of(opened)
+    asked = tuple(Precision(p) for p in precisions or ())
+    answers = _answers(opened, graphs[0], asked, backends, providers, threads)
+    wanted = Wanted(graphs, answers, _batches_of(opened, batches), concurrencies, like, seconds)
     with console.progress(f"measuring {wanted.cases} cases", wanted.cases * (wanted.rounds + 1)) as advance:
         report = run_benchmark(opened, wanted, advance)
     console.result(as_text(report))
@@ -131,6 +131,27 @@ def command(
 
 def _graphs_of(bundle: Bundle) -> tuple[str, ...]:
     return tuple(graph for graph in GRAPHS if f"{bundle.precisions[0]}/{graph}.onnx" in bundle.manifest.files)
+
+
+def _answers(
+    bundle: Bundle,
+    graph: str,
+    asked: tuple[Precision, ...],
+    backends: tuple[str, ...],
+    providers: tuple[str, ...],
+    threads: tuple[int, ...],
+) -> tuple[Answering, ...]:
+    """Every combination; without precisions that were asked for, those that the bundle has graphs or plans of."""
+    if ONNXRUNTIME not in backends and (providers != ("cpu",) or threads != (0,)):
+        raise UsageError(f"--provider and --threads are for {ONNXRUNTIME}, and --backend is {','.join(backends)}")
+    answers: list[Answering] = []
+    for backend in backends:
+        if backend == ONNXRUNTIME:
+            axes = itertools.product(asked or bundle.precisions, providers, threads)
+            answers += [Answering(precision, backend, provider, number) for precision, provider, number in axes]
+        else:
+            answers += [Answering(precision, backend) for precision in asked or planned_precisions(bundle, graph, backend)]
+    return tuple(answers)
 
 
 def _batches_of(bundle: Bundle, asked: tuple[int, ...] | None) -> tuple[int, ...]:

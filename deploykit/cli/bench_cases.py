@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploykit.benchmark.energy import Metered, gpu_meter, processor_meter
+from deploykit.benchmark.energy import Metered, ReadMillijoules, gpu_meter, processor_meter
 from deploykit.benchmark.machine import describe_machine, processor_state
 from deploykit.benchmark.nvml import open_nvml, read_gpus
 from deploykit.benchmark.report import Case, CaseResult, Report
 from deploykit.benchmark.rounds import measure_sides
 from deploykit.benchmark.timing import Burst, Side, Synchronous, in_process, time_callers
 from deploykit.bundle import Bundle
+from deploykit.cli.bench_plans import TRTEXEC, add_spans, open_plan, plan_side
 from deploykit.errors import UsageError
 from deploykit.image import load_pixels
 from deploykit.parity import sample_pictures
-from deploykit.runtime.classifier import graph_file, image_feed
-from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.classifier import image_feed
+from deploykit.runtime.opening import Answering, open_session
 from deploykit.runtime.session import Session
-from deploykit.spec import Precision
 
-PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "tensorrt", "tensorrt-rtx-cu13")
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "tensorrt", "tensorrt-rtx-cu13", "pycuda", "cuda-core")
 GRAPHS = ("predict", "explain")
 EXPLAIN_OUTPUTS = ("logits", "explained_class", "cam")
 """What an explanation is served from; activations and gradients stay inside."""
@@ -47,7 +47,7 @@ class Like:
     Args:
         warm_up_ms: at least; it also goes on until two bursts in a row agree.
         callers: whether several callers are allowed.
-        devices: whether ONNX Runtime's providers for devices can be measured in this way.
+        devices: whether ONNX Runtime's providers for devices can be measured in this way; TensorRT's plans always can.
     """
 
     warm_up_ms: float = 0
@@ -56,8 +56,8 @@ class Like:
 
 
 # trtexec's defaults: --warmUp=200, one stream, one inference in flight. 10 times the copies and the run, as a session on a device
-# does; 11 leaves the copies out and replays a CUDA graph, which ONNX Runtime's providers are not asked to do here. On a CPU nothing
-# is copied and no graph is captured, so there both are the run alone.
+# does; 11 leaves the copies out and replays a CUDA graph, which plans do (`deploykit.cli.bench_plans`) and ONNX Runtime's providers
+# are not asked to do here. On a CPU nothing is copied and no graph is captured, so there both are the run alone.
 LIKES: Mapping[str, Like] = {
     "deploykit": Like(),
     "trtexec10": Like(200, callers=False),
@@ -70,17 +70,14 @@ class Wanted:
     """What the user wants measured: every combination.
 
     Args:
-        graphs: of `GRAPHS`. precisions: of the bundle's. batches: images of a call. concurrencies: callers at once.
-        providers: ONNX Runtime's. threads: of one run; 0 for every core.
+        graphs: of `GRAPHS`. answers: what answers, at which precision. batches: images of a call. concurrencies: callers at once.
         like: a key of `LIKES`. seconds: per case.
     """
 
     graphs: tuple[str, ...]
-    precisions: tuple[Precision, ...]
+    answers: tuple[Answering, ...]
     batches: tuple[int, ...]
     concurrencies: tuple[int, ...]
-    providers: tuple[str, ...]
-    threads: tuple[int, ...]
     like: str
     seconds: float
 
@@ -88,17 +85,17 @@ class Wanted:
         like = LIKES[self.like]
         if not like.callers and self.concurrencies != (1,):
             raise UsageError(f"--like {self.like} has one call in flight, and --concurrency asks for {max(self.concurrencies)}")
-        if not like.devices and self.providers != ("cpu",):
+        devices = sorted({answer.provider for answer in self.answers} - {"cpu"})
+        if not like.devices and devices:
             raise UsageError(
-                f"--like {self.like} leaves copies out and replays a CUDA graph, and {', '.join(self.providers)} does neither here",
+                f"--like {self.like} leaves copies out and replays a CUDA graph, and {', '.join(devices)} does neither here",
                 hint="--like trtexec10 counts copies; or measure with --provider cpu",
             )
 
     @property
     def cases(self) -> int:
         """How many there are, preprocessing included."""
-        axes = (self.graphs, self.precisions, self.batches, self.concurrencies, self.providers, self.threads)
-        return 1 + math.prod(map(len, axes))
+        return 1 + math.prod(map(len, (self.graphs, self.answers, self.batches, self.concurrencies)))
 
     @property
     def rounds(self) -> int:
@@ -108,7 +105,10 @@ class Wanted:
     @property
     def includes(self) -> str:
         """What stands between the two looks at the clock, in words."""
-        copies = "" if self.providers == ("cpu",) else "copies to and from the device, "
+        plans = any(answer.takes_plan for answer in self.answers)
+        if plans and self.like in TRTEXEC:
+            return f"of plans, {' + '.join(TRTEXEC[self.like])} by the GPU's events; of graphs, the whole call"
+        copies = "copies to and from the device, " if plans or {answer.provider for answer in self.answers} != {"cpu"} else ""
         return f"checks of the arrays, {copies}the run, results in host memory; no decoding"
 
 
@@ -122,13 +122,14 @@ def run_benchmark(bundle: Bundle, wanted: Wanted, on_step: Callable[[], object])
         SessionError, MeasurementError: a session does not open, a call fails, or a device cannot be timed.
     """
     like = LIKES[wanted.like]
-    with open_nvml() as nvml, _open_sides(bundle, wanted) as sides:
+    with contextlib.ExitStack() as stack:
+        nvml = stack.enter_context(open_nvml())
         before = [gpu.to_json() for gpu in read_gpus(nvml)]
         # One counter for all cases: a figure of the processor beside one of the GPU would invite to compare them.
         meter = gpu_meter(nvml) if before else processor_meter()
-        metered = {case: Metered(side, case.batch, meter) for case, side in sides.items()}
+        sides = stack.enter_context(_open_sides(bundle, wanted, meter))
         measured = measure_sides(
-            {case.title: side for case, side in metered.items()},
+            {case.title: weighed.side for case, weighed in sides.items()},
             rounds=wanted.rounds,
             burst_ms=wanted.seconds * 1e3 / wanted.rounds,
             settle_ms=SETTLE_MS,
@@ -145,47 +146,61 @@ def run_benchmark(bundle: Bundle, wanted: Wanted, on_step: Callable[[], object])
                 measured.kept,
                 measured.is_quiet,
                 case.title not in measured.unstable,
-                metered[case].images_per_joule,
+                weighed.metered.images_per_joule,
             )
-            for case in metered
+            for case, weighed in sides.items()
         )
     method = {"like": wanted.like, "includes": wanted.includes, "seconds": wanted.seconds, "rounds": wanted.rounds}
     method |= {"settle_ms": SETTLE_MS, "warm_up_ms": like.warm_up_ms, "clock": "perf_counter"}
     return Report(_subject(bundle), machine, method, results)
 
 
+@dataclass(frozen=True)
+class _Weighed:
+    """A side, and the part of it whose energy is counted."""
+
+    side: Side
+    metered: Metered
+
+
 @contextlib.contextmanager
-def _open_sides(bundle: Bundle, wanted: Wanted) -> Iterator[dict[Case, Side]]:
-    """A side for each case; cases of one graph and precision share a session."""
-    sides: dict[Case, Side] = {Case("preprocess", "pillow", ""): _preprocess(bundle)}
+def _open_sides(bundle: Bundle, wanted: Wanted, meter: ReadMillijoules) -> Iterator[dict[Case, _Weighed]]:
+    """A side for each case; cases of one graph and what answers share a session."""
+    preprocess = Metered(_preprocess(bundle), 1, meter)
+    sides = {Case("preprocess", "pillow", ""): _Weighed(preprocess, preprocess)}
+    callers = max(wanted.concurrencies)
     with contextlib.ExitStack() as stack:
-        sessions = itertools.product(wanted.graphs, wanted.precisions, wanted.providers, wanted.threads)
-        for graph, precision, provider, threads in sessions:
-            session = stack.enter_context(_open(bundle, graph, precision, provider, threads))
-            for batch, callers in itertools.product(wanted.batches, wanted.concurrencies):
-                call = partial(_call, session, _feeds(bundle, graph, batch), _outputs(graph))
-                sides[Case(graph, session.backend, str(precision), batch, threads, callers)] = partial(_burst, call, callers)
+        for graph, answer in itertools.product(wanted.graphs, wanted.answers):
+            precision, plan = str(answer.precision), None
+            if answer.takes_plan:
+                plan = stack.enter_context(open_plan(bundle, graph, precision, str(answer.backend), wanted.like, callers))
+            session: Session = plan or stack.enter_context(contextlib.closing(open_session(bundle, graph, answer)))
+            for batch, concurrency in itertools.product(wanted.batches, wanted.concurrencies):
+                feeds, outputs = call_of(bundle, graph, batch)
+                case = Case(graph, session.backend, precision, batch, answer.threads, concurrency)
+                if plan is None:
+                    metered = Metered(partial(_burst, partial(_call, session, feeds, outputs), concurrency), batch, meter)
+                    sides[case] = _Weighed(metered, metered)
+                    continue
+                metered = Metered(plan_side(plan, feeds, outputs, concurrency, wanted.like), batch, meter)
+                whole = wanted.like not in TRTEXEC
+                sides[case] = _Weighed(add_spans(plan, feeds, outputs, metered) if whole else metered, metered)
         yield sides
 
 
-def _open(bundle: Bundle, graph: str, precision: Precision, provider: str, threads: int) -> OrtSession:
-    return OrtSession(graph_file(bundle, precision, graph, provider=provider), provider=provider, threads=threads)
-
-
-def _feeds(bundle: Bundle, graph: str, batch: int) -> dict[str, Any]:
+def call_of(bundle: Bundle, graph: str, batch: int) -> tuple[dict[str, Any], Sequence[str]]:
+    """What a graph is given and asked for: made-up pictures, each row's own top-1, and what an answer is served from."""
     manifest = bundle.manifest
     feeds: dict[str, Any] = {"image": image_feed(manifest.image, manifest.input, sample_pictures(batch, *_input_size(bundle)))}
-    return feeds if graph == "predict" else feeds | {"class_index": np.full(batch, -1, np.int64)}
+    if graph == "predict":
+        return feeds, ("logits",)
+    return feeds | {"class_index": np.full(batch, -1, np.int64)}, EXPLAIN_OUTPUTS
 
 
 def _input_size(bundle: Bundle) -> tuple[int, int]:
     """Height and width of what the graphs are given."""
     image = bundle.manifest.image
     return PHOTO if bundle.manifest.input == "photo" else (image.height, image.width)
-
-
-def _outputs(graph: str) -> Sequence[str]:
-    return ("logits",) if graph == "predict" else EXPLAIN_OUTPUTS
 
 
 def _call(session: Session, feeds: Mapping[str, Any], outputs: Sequence[str]) -> object:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from deploykit.bundle import Bundle, sha256_of
 from deploykit.cli import console
-from deploykit.cli.build_timing import plan_timing
-from deploykit.cli.plan_files import find_graphs, graph_digest, write_plans
+from deploykit.cli.plan_files import Parts, find_graphs, graph_digest, write_plans
 from deploykit.engine.build import Engine, Request, build_engine, target_sm
 from deploykit.engine.cache import default_cache
 from deploykit.engine.repeat import build_repeatedly
@@ -82,7 +81,7 @@ def build_plans(bundle: Bundle, wishes: Wishes) -> BuiltPlans:
     if not wishes.replace and f"{empty.folder}/{PLAN_NAME}" in bundle.manifest.files:
         others = "" if wishes.repeat > 1 else " of other graphs or options, or damaged ones"
         raise BundleError(f"{bundle.path / empty.folder} holds plans{others}", hint="replace them with --force")
-    engines = {name: _build(bundle, name, made_from, flavour, wishes) for name, made_from in graphs.items()}
+    engines = {name: _build(bundle, name, made_from, flavour, wishes, empty) for name, made_from in graphs.items()}
     files = {f"{name}.plan": _describe(engines[name], wishes, name, graphs[name]) for name in engines}
     record = replace(empty, files=files)
     try:
@@ -134,18 +133,21 @@ def _find_there(bundle: Bundle, wanted: PlanRecord, graphs: Mapping[str, Mapping
     return record if all(plan.is_file() and sha256_of(plan) == digest for plan, digest in plans) else None
 
 
-def _build(bundle: Bundle, name: str, parts: Mapping[str, str], flavour: Flavour, wishes: Wishes) -> Engine:
+def _build(bundle: Bundle, name: str, parts: Parts, flavour: Flavour, wishes: Wishes, record: PlanRecord) -> Engine:
     graph = bundle.file(f"{wishes.precision}/{name}.onnx")
     request = Request(graph, graph_digest(parts), wishes.precision, wishes.options, wishes.allow_fallback)
     times = f" {wishes.repeat} times" if wishes.repeat > 1 else ""
     label = f"building {name} in {wishes.precision} for {target_sm(wishes.options.target)}{times}"
     with console.progress(label, total=1.0) as advance:
         if wishes.repeat > 1:
+            # Imported here because it needs a runtime, which a machine that only builds does not have.
+            from deploykit.cli.build_timing import plan_timing
+
             return build_repeatedly(
                 flavour,
                 request,
                 wishes.repeat,
-                plan_timing(bundle, flavour, wishes.options, name),
+                plan_timing(bundle, record, name, wishes.options.plugins),
                 timing_cache=wishes.timing_cache,
                 progress=lambda share: advance(to=share, total=1.0),
                 modules=partial(_modules, graph),

@@ -2,13 +2,18 @@
 
 import csv
 import json
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from deploykit.bundle import Bundle
+from deploykit.spec import Precision
 from tests.conftest import Deploykit
+from tests.unit.test_bench_plans import Plan
 
 QUICK = ("--batch", "1,2", "--seconds", "0.2")
 
@@ -82,6 +87,67 @@ def test_a_request_that_cannot_be_met_is_refused_by_name(
     done = deploykit_here("bench", *(str(small.path) if a == "BUNDLE" else a for a in arguments))
     assert done.returncode == 2
     assert says in done.stderr
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """Plans are answered for by a stand-in; what was opened."""
+    opened: list[tuple[object, ...]] = []
+
+    class Session(Plan):
+        def __init__(self, bundle: Bundle, *wanted: object) -> None:
+            super().__init__()
+            opened.append(wanted)
+
+        def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+            time.sleep(0.002)
+            return super().run(feeds, outputs)
+
+        def __enter__(self) -> "Session":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            assert self.open == 0
+
+    monkeypatch.setattr("deploykit.cli.bench_cases.open_plan", Session)
+    monkeypatch.setattr("deploykit.cli.bench.planned_precisions", lambda *_: [Precision.INT8])
+    return opened
+
+
+def test_plans_are_measured_beside_graphs_with_the_times_of_the_gpu(
+    deploykit_here: Deploykit, small: Bundle, plans: list[tuple[object, ...]], tmp_path: Path
+) -> None:
+    file = tmp_path / "p.json"
+    options = ("--graph", "predict", "--batch", "1", "--threads", "1", "--backend", "onnxruntime,tensorrt-rtx", "--seconds", "0.2")
+    done = deploykit_here("bench", small.path, *options, "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert plans == [("predict", "int8", "tensorrt-rtx", "deploykit", 1)]
+    cases = {(case["backend"].split()[0], case["precision"]): case for case in json.loads(file.read_text())["cases"]}
+    assert set(cases) == {("pillow", ""), ("onnxruntime", "fp32"), ("tensorrt-rtx", "int8")}
+    assert set(cases["tensorrt-rtx", "int8"]["spans_ms"]) == {"h2d", "gpu", "d2h"}
+    assert cases["onnxruntime", "fp32"]["spans_ms"] == {}
+
+
+def test_like_trtexec_a_plans_latency_is_that_of_the_gpus_events(
+    deploykit_here: Deploykit, small: Bundle, plans: list[tuple[object, ...]], tmp_path: Path
+) -> None:
+    file = tmp_path / "t.json"
+    options = ("--graph", "predict", "--batch", "1", "--backend", "tensorrt-rtx", "--like", "trtexec11", "--seconds", "0.2")
+    done = deploykit_here("bench", small.path, *options, "--json", file)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert report["method"]["includes"] == "of plans, gpu by the GPU's events; of graphs, the whole call"
+    (case,) = [case for case in report["cases"] if case["graph"] == "predict"]
+    assert case["latency_ms"]["median"] == case["spans_ms"]["gpu"]["median"]
+
+
+def test_plans_that_are_not_there_or_do_not_run_here_are_refused(deploykit_here: Deploykit, small: Bundle) -> None:
+    done = deploykit_here("bench", small.path, "--backend", "tensorrt-rtx")
+    assert done.returncode == 1
+    assert "has no tensorrt-rtx plans of predict" in done.stderr
+    done = deploykit_here("bench", small.path, "--backend", "tensorrt", "--threads", "2")
+    assert done.returncode == 2
+    assert "--provider and --threads are for onnxruntime, and --backend is tensorrt" in done.stderr
 
 
 def test_like_trtexec_is_written_down_and_not_compared_with_anything_else(

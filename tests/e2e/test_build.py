@@ -11,11 +11,12 @@ import onnx
 import pytest
 
 from deploykit.bundle import Bundle, extend_bundle
-from deploykit.plan import PlanRecord
+from deploykit.plan import Gpu, PlanRecord, read_plan, read_record
 from deploykit.spec import Precision
 from deploykit.trt import find_gpu
 from tests.conftest import Deploykit
 from tests.unit.quantized_graphs import quantized
+from tests.unit.test_bench_plans import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorrt_rtx")
 SM86 = ("--backend", "tensorrt-rtx", "--target", "sm86", "--batch", "1:2:4")
@@ -163,6 +164,37 @@ def test_several_builds_are_compared_and_the_median_one_is_kept(
     assert "holds plans\n" in refused.stderr
     assert deploykit_here("build", bundle, *SM86, "--repeat", "2", "--force").returncode == 0
     assert "was there already" in deploykit_here("build", bundle, *SM86).stdout
+
+
+def test_where_plans_can_run_several_builds_are_compared_by_their_time_on_the_gpu(
+    bundle: Path, deploykit_here: Deploykit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session(Plan):
+        def __init__(self, path: Path, **_: object) -> None:
+            super().__init__()
+            gpu = Gpu("NVIDIA A10", "sm86", "CUDA 13.0")
+            assert read_plan(path, backend="tensorrt-rtx", version=record_version(path), gpu=gpu)
+
+        def __enter__(self) -> "Session":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            assert self.open == 0
+
+    def record_version(path: Path) -> str:
+        record = read_record(path.parent)
+        assert record is not None
+        return record.version
+
+    monkeypatch.setattr("deploykit.cli.build_timing.find_gpu", lambda: Gpu("NVIDIA A10", "sm86", "CUDA 13.0"))
+    monkeypatch.setattr("deploykit.cli.build_timing.TrtSession", Session)
+    done = deploykit_here("build", bundle, *SM86, "--repeat", "2")
+    assert done.returncode == 0, done.stderr
+    repeats = record_of(bundle).files["explain.plan"].repeats
+    assert repeats is not None
+    # The stand-in's run takes a millisecond more each time: the 101st to 200th call count.
+    assert (repeats.gpu_time_ms, repeats.timed_batch) == ((151.5, 151.5), 2)
+    assert "151.500 ms on the GPU at batch 2, 0.0% apart" in done.stdout
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="asks what happens where there is no GPU")
