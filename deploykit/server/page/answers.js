@@ -7,7 +7,7 @@
 import { askAboutPhoto } from "./api.js";
 import { decodeMap, stretched } from "./map.js";
 
-export const TOP = 5;
+const TOP = 5;
 
 const AT_THE_PICTURE = ["guided-backprop", "deconvnet"]; // these take no layer
 const FINE = [...AT_THE_PICTURE, "guided-grad-cam"];
@@ -69,12 +69,13 @@ async function explain(photo, settings, precision, classes, signal) {
 async function predict(photo, settings, precision, signal) {
   const asked = { top: Math.min(TOP, settings.model.classes), precision };
   const { backend, predictions, timing_ms: timing } = await askAboutPhoto(settings.model.name, "predict", photo, asked, signal);
-  const explanations = predictions.map((one) => ({ ...about(one), isExplained: false, map: null, mask: null }));
+  const rows = predictions.map((one) => ({ ...about(one), isExplained: false, map: null, mask: null }));
+  const explanations = new Map(rows.map((one) => [one.classIndex, one]));
   const photoSize = { width: photo.width, height: photo.height };
-  return { precision, backend, predictions, explanations: new Map(explanations.map((one) => [one.classIndex, one])), timing, box: null, photoSize };
+  return { precision, backend, predictions, explanations, timing, box: null, photoSize };
 }
 
-export function explains(model, precision) {
+function explains(model, precision) {
   return model.explain_precisions.includes(precision);
 }
 

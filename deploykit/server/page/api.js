@@ -7,7 +7,7 @@ const KEY = "deploykit.key";
 const PAUSES_S = [1, 2, 4, 8];
 const LONGEST_PAUSE_S = 30;
 
-export class ApiError extends Error {
+class ApiError extends Error {
   // status 0: no answer came
   constructor(message, hint, status) {
     super(message);

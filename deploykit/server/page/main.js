@@ -192,8 +192,8 @@ async function loadLabels() {
 // A file that this browser cannot read, or turns otherwise than the network saw it, is not drawn.
 function fitPhoto(size) {
   const { photo } = state;
-  const isAsSeen = photo.bitmap && Math.abs(photo.width * size.height - photo.height * size.width) <= Math.max(size.width, size.height);
-  if (isAsSeen) return;
+  const skew = Math.abs(photo.width * size.height - photo.height * size.width);
+  if (photo.bitmap && skew <= Math.max(size.width, size.height)) return;
   Object.assign(photo, size, { bitmap: null });
   stage.setPhoto(photo);
   showNote("photo", "This browser does not show this file as the network saw it, so the maps stand alone.");
@@ -206,8 +206,9 @@ function pin(classIndex) {
 }
 
 function shownClass() {
-  const known = state.answers[0]?.explanations;
-  return [state.resting, state.pinned].find((one) => one !== null && known?.has(one)) ?? state.answers[0]?.predictions[0].class_index;
+  const [first] = state.answers;
+  const wanted = [state.resting, state.pinned].find((one) => one !== null && first?.explanations.has(one));
+  return wanted ?? first?.predictions[0].class_index;
 }
 
 function render() {
@@ -244,7 +245,8 @@ function views() {
   const { answers, answered, photo } = state;
   const shown = shownClass();
   const label = answers[0]?.explanations.get(shown).label;
-  return answers.map((answer) => viewOf(answer, shown, label, { photo, method: answered.method, isOneOfSeveral: answers.length > 1 }));
+  const about = { photo, method: answered?.method, isOneOfSeveral: answers.length > 1 };
+  return answers.map((answer) => viewOf(answer, shown, label, about));
 }
 
 function renderVerdict() {

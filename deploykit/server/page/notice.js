@@ -41,7 +41,7 @@ export function showNote(place, text) {
   box.hidden = false;
 }
 
-export function clearError(place) {
+function clearError(place) {
   byId(`${place}-notice`).hidden = true;
 }
 

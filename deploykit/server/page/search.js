@@ -84,7 +84,7 @@ export function createSearch(field, list, { loadLabels, classes, onChoose }) {
 
 // Labels that begin with the text come first, then those with a word that does, then those that have it anywhere; a number is also
 // an index.
-export function find(text, labels, classes) {
+function find(text, labels, classes) {
   const wanted = text.toLowerCase();
   if (wanted === "") return [];
   const ranked = [];

@@ -62,7 +62,8 @@ function renderModel(model, isOneOfSeveral) {
   byId("untrained").hidden = model.trained;
   const kind = model.task === "segmentation" ? "segmentation, " : "";
   const only = model.precisions.length === 1 ? `, ${precisionName(model.precisions[0])}` : "";
-  byId("model-facts").textContent = `${kind}${count(model.classes)} classes, ${model.image.width} × ${model.image.height} px${only}`;
+  const { width, height } = model.image;
+  byId("model-facts").textContent = `${kind}${count(model.classes)} classes, ${width} × ${height} px${only}`;
   fillSelect(byId("method"), model.methods.map((method) => [method, methodName(method)]));
   for (const id of ["settings", "search"]) byId(id).hidden = model.methods.length === 0;
   fillSelect(byId("layer"), model.layers.map((layer) => [layer, layer]));

@@ -21,7 +21,7 @@ export async function downloadPicture(photo, views, look) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-export function pngName(photoName, label) {
+function pngName(photoName, label) {
   const stem = photoName.replace(/\.[^.]*$/, "");
   return `${stem}.${label}`.replace(/[^\p{L}\p{N}.-]+/gu, "-").replace(/^[-.]+|-+$/g, "") + ".png";
 }

@@ -9,7 +9,8 @@ const ROUNDS = 7;
 const NO_DIFFERENCE = 0.1; // medians of seven single predictions scatter by as much on a machine with neighbours
 const [SAME_PLACE, NEAR_PLACE] = [0.75, 0.4]; // overlap of the strongest halves
 
-// Sentences about each precision but the first: whether it agrees, and how far it is apart. answers: one per precision; the first is what the others are compared with. shown: the class whose maps are on the page.
+// Sentences about each precision but the first: whether it agrees, and how far it is apart. answers: one per precision; the first
+// is what the others are compared with. shown: the class whose maps are on the page.
 export function verdict(answers, shown) {
   const [first, ...others] = answers;
   return others.flatMap((other) => [agreement(first, other), `${difference(first, other)} ${maps(first, other, shown)}`.trim()]);
@@ -37,7 +38,8 @@ function difference(first, other) {
 function maps(first, other, shown) {
   const [one, two] = [first, other].map((answer) => answer.explanations.get(shown));
   if (!one || !two) return "";
-  if (silence(one) || silence(two)) return silence(one) && silence(two) ? `Neither has a map for ${one.label}.` : `Only one has a map for ${one.label}.`;
+  if (silence(one) && silence(two)) return `Neither has a map for ${one.label}.`;
+  if (silence(one) || silence(two)) return `Only one has a map for ${one.label}.`;
   const found = likeness(one.map, two.map);
   if (!found) return "";
   const { overlap, correlation } = found;
@@ -54,7 +56,7 @@ export async function compareLatency(photo, settings, precisions, signal) {
   return latencyWords(precisions, times.map(median));
 }
 
-export function latencyWords(precisions, medians) {
+function latencyWords(precisions, medians) {
   const figures = precisions.map((precision, i) => `${precisionName(precision)}\u00a0${milliseconds(medians[i])}`);
   const turns = precisions.slice(1).map((precision, i) => ratioWords(precisionName(precision), medians[0] / medians[i + 1]));
   return `Median of ${ROUNDS} predictions in turn: ${figures.join(", ")}. ${turns.join(" ")}`;

@@ -46,7 +46,8 @@ export function count(number) {
 export function silence(explanation) {
   if (!explanation) return "is not explained here";
   if (!explanation.isExplained) return "has no map: the bundle has no graph that explains at this precision";
-  if (!explanation.hasEvidence) return explanation.share === 0 ? "is predicted at no pixel" : "has no positive evidence in this photo";
+  if (!explanation.hasEvidence && explanation.share === 0) return "is predicted at no pixel";
+  if (!explanation.hasEvidence) return "has no positive evidence in this photo";
   if (explanation.isEven) return "has the same evidence everywhere";
   return null;
 }
