@@ -22,7 +22,6 @@ import numpy.typing as npt
 from deploykit.errors import SessionError
 from deploykit.plan import BatchRange, Gpu
 from deploykit.runtime.device import Bytes, check_process
-from deploykit.runtime.lane import row_bytes
 from deploykit.runtime.trt import LoadedPlan
 from deploykit.trt.engine import PlanTensor
 
@@ -393,7 +392,7 @@ class RecordingEngine:
         return self._view(tensor, address, rows).copy()
 
     def _view(self, tensor: PlanTensor, address: int, rows: int) -> npt.NDArray[Any]:
-        memory = self.device.bytes_at(address, rows * row_bytes(tensor))
+        memory = self.device.bytes_at(address, rows * tensor.row_bytes)
         return memory.view(tensor.dtype).reshape(rows, *tensor.row_shape)
 
 

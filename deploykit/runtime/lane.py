@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import SessionError
@@ -60,6 +59,14 @@ class _Captured:
         self.context.close()
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows in pinned memory: as bytes and as what they are. The same memory."""
+
+    raw: Bytes
+    values: npt.NDArray[Any]
+
+
 class Lane:
     """See above. Every method wants the device to be active. After an error a lane is closed and another one made.
 
@@ -73,8 +80,11 @@ class Lane:
         self._engine, self._device, self._capturing = engine, device, capturing
         self._graphs: OrderedDict[int, _Captured] = OrderedDict()
         self._runs: Counter[int] = Counter()
+        self._tensors = {t.name: t for t in engine.tensors}
+        self._inputs = [t for t in engine.tensors if t.is_input]
         self._memory: dict[str, DeviceMemory] = {}
         self._pinned: dict[str, PinnedMemory] = {}
+        self._views: dict[tuple[str, int], _Rows] = {}
         self._events: tuple[Event, ...] = ()
         self._capacity = 0
         with ExitStack() as made:
@@ -102,7 +112,9 @@ class Lane:
                 is_readable = given.shape[0] == rows and given.address % _ALIGNMENT == 0
                 addresses[tensor.name] = given.address if is_readable else own
             else:
-                self._fill(self._pinned_rows(tensor, rows), tensor, given)
+                target = self._rows(tensor, rows).values
+                target[: len(given)] = given
+                target[len(given) :] = given[:1]
                 addresses[tensor.name] = own
         return addresses
 
@@ -119,8 +131,8 @@ class Lane:
         self._mark(1, timed=timed)
         self._compute(addresses, rows)
         self._mark(2, timed=timed)
-        for tensor in self._outputs(outputs):
-            self._stream.copy_out(self._pinned_rows(tensor, rows), self._memory[tensor.name].address)
+        for name in outputs:
+            self._stream.copy_out(self._rows(self._tensors[name], rows).raw, self._memory[name].address)
         self._mark(3, timed=timed)
 
     def synchronize(self) -> None:
@@ -133,7 +145,7 @@ class Lane:
 
     def read(self, outputs: Sequence[str], rows: int) -> dict[str, npt.NDArray[Any]]:
         """New arrays of the outputs' first rows, after `synchronize`."""
-        return {t.name: self._pinned_rows(t, rows).view(t.dtype).reshape(rows, *t.row_shape).copy() for t in self._outputs(outputs)}
+        return {name: self._rows(self._tensors[name], rows).values.copy() for name in outputs}
 
     def spans_ms(self) -> dict[str, float]:
         """What the GPU's clock says of the last run that was started ``timed``; see `SPANS`."""
@@ -152,14 +164,6 @@ class Lane:
             freeing.callback(self._stream.synchronize)
         self._events = ()
 
-    @property
-    def _inputs(self) -> list[PlanTensor]:
-        return [t for t in self._engine.tensors if t.is_input]
-
-    def _outputs(self, names: Sequence[str]) -> list[PlanTensor]:
-        by_name = {t.name: t for t in self._engine.tensors}
-        return [by_name[name] for name in names]
-
     def _make_context(self) -> Context:
         return self._engine.make_context(self._scratch.address, self._scratch.size_bytes, cuda_graphs=self._capturing.is_wanted)
 
@@ -170,7 +174,7 @@ class Lane:
         self._drop_buffers()
         capacity = min(1 << (rows - 1).bit_length(), self._engine.batch.max)
         for tensor in self._engine.tensors:
-            self._memory[tensor.name] = self._device.allocate(max(capacity * row_bytes(tensor), _ALIGNMENT))
+            self._memory[tensor.name] = self._device.allocate(max(capacity * tensor.row_bytes, _ALIGNMENT))
         self._capacity = capacity
 
     def _drop_buffers(self) -> None:
@@ -181,28 +185,28 @@ class Lane:
         self._graphs.clear()
         self._memory.clear()
         self._pinned.clear()
+        self._views.clear()
         self._capacity = 0
         with ExitStack() as freeing:
             for free in reversed(owned):
                 freeing.callback(free)
 
-    def _pinned_rows(self, tensor: PlanTensor, rows: int) -> Bytes:
-        """The pinned memory of a tensor's first rows; made when it is first asked for, and as large as its device memory."""
-        if tensor.name not in self._pinned:
-            self._pinned[tensor.name] = self._device.allocate_pinned(self._memory[tensor.name].size_bytes)
-        return self._pinned[tensor.name].array[: rows * row_bytes(tensor)]
-
-    @staticmethod
-    def _fill(pinned: Bytes, tensor: PlanTensor, given: npt.NDArray[Any]) -> None:
-        target = pinned.view(tensor.dtype).reshape(-1, *tensor.row_shape)
-        target[: len(given)] = given
-        target[len(given) :] = given[:1]
+    def _rows(self, tensor: PlanTensor, rows: int) -> "_Rows":
+        """The first rows of a tensor's pinned memory, which is made when it is first asked for, as large as its device memory."""
+        found = self._views.get((tensor.name, rows))
+        if found is None:
+            if tensor.name not in self._pinned:
+                self._pinned[tensor.name] = self._device.allocate_pinned(self._memory[tensor.name].size_bytes)
+            raw = self._pinned[tensor.name].array[: rows * tensor.row_bytes]
+            found = _Rows(raw, raw.view(tensor.dtype).reshape(rows, *tensor.row_shape))
+            self._views[tensor.name, rows] = found
+        return found
 
     def _copy_in(self, tensor: PlanTensor, given: Rows, address: int, rows: int) -> None:
         if not isinstance(given, DeviceArray):
-            self._stream.copy_in(address, self._pinned_rows(tensor, rows))
+            self._stream.copy_in(address, self._rows(tensor, rows).raw)
         elif address != given.address:
-            size = row_bytes(tensor)
+            size = tensor.row_bytes
             self._stream.copy_within(address, given.address, given.shape[0] * size)
             for row in range(given.shape[0], rows):
                 self._stream.copy_within(address + row * size, given.address, size)
@@ -265,8 +269,3 @@ class Lane:
             if not self._events:
                 self._events = tuple(self._device.make_event() for _ in range(len(SPANS) + 1))
             self._stream.record(self._events[index])
-
-
-def row_bytes(tensor: PlanTensor) -> int:
-    """Bytes of one row of a tensor."""
-    return int(np.prod(tensor.row_shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize

@@ -6,9 +6,13 @@ contexts of one stream can share it: a captured CUDA graph stands for the contex
 afterwards (https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html, CUDA graphs).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
+
+import numpy as np
 
 from deploykit.errors import EngineError, SessionError
 from deploykit.plan import BatchRange
@@ -42,6 +46,11 @@ class PlanTensor:
     is_input: bool
     dtype: str
     row_shape: tuple[int, ...]
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
 
 class Context(Protocol):
