@@ -20,7 +20,7 @@ class _Block(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.relu(self.norm(self.conv(x))) - 1)
+        return torch.as_tensor(self.relu(self.relu(self.norm(self.conv(x))) - 1))
 
 
 class _Net(nn.Module):
@@ -30,7 +30,7 @@ class _Net(nn.Module):
         self.head = nn.Linear(4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.stem(x).mean((2, 3)))
+        return torch.as_tensor(self.head(self.stem(x).mean((2, 3))))
 
 
 def test_a_node_is_called_after_its_module_and_a_folded_one_after_the_module_whose_weight_it_reads() -> None:
