@@ -271,7 +271,11 @@ class RecordingStream:
         return RecordingGraph(self, steps)
 
     def synchronize(self) -> None:
-        self.device.enter("synchronize")
+        try:
+            self.device.enter("synchronize")
+        except SessionError:
+            self.queue.clear()  # after an error of its work a stream does no more of it
+            raise
         if self._is_closed:
             raise MisuseError("a closed stream is synchronized")
         self.device.note(self.handle, "synchronize")

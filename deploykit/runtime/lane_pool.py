@@ -45,7 +45,9 @@ class LanePool:
             try:
                 yield lane
             except BaseException:
-                self._give_back(lane, is_whole=False)
+                # What went wrong is what counts; after it CUDA may refuse to free, too.
+                with contextlib.suppress(SessionError):
+                    self._give_back(lane, is_whole=False)
                 raise
             self._give_back(lane, is_whole=True)
 

@@ -226,6 +226,15 @@ def test_a_call_that_fails_costs_its_own_run_alone(gpu: RecordingDevice, open_se
     assert gpu.left == {}
 
 
+def test_the_first_error_is_told_where_freeing_fails_after_it(gpu: RecordingDevice, open_session: Open) -> None:
+    with open_session() as session:
+        gpu.fail.update(copy_out=1, synchronize=1)
+        with pytest.raises(SessionError, match="copy_out failed"):
+            session.run(feeds_of(2))
+        assert_answers(session, feeds_of(2))
+    assert gpu.left == {}
+
+
 def test_a_failing_engine_is_the_callers_error_and_its_memory_is_freed(
     gpu: RecordingDevice, open_session: Open, engine: RecordingEngine
 ) -> None:
