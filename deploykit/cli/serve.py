@@ -86,6 +86,7 @@ def command(
         max_held_bytes=max(_SETTINGS.max_held_bytes, 4 * max_upload_bytes),
         timeout_s=timeout,
         upload_timeout_s=upload_timeout,
+        header_timeout_s=min(_SETTINGS.header_timeout_s, upload_timeout),
         grace_s=grace,
         api_key=api_key,
         backend=backend,

@@ -8,7 +8,7 @@
     site.py, openapi.py, page/, docs/                         the page and the description
     gate.py, failures.py, waiting.py, state.py                what every request passes
     metrics.py, logs.py                                       what is told about requests
-    app.py, run.py, idle.py, workers.py                       the application, and processes that serve it
+    app.py, run.py, connections.py, stopping.py               the application, and the process that serves it
 
 A request's way: gate -> route -> lease of a model -> bounded body -> (decoding in a thread) -> batcher -> answer.
 """

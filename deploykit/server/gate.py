@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploykit.errors import DeploykitError, RequestError
+from deploykit.server.body import Body
 from deploykit.server.failures import body_of, status_of
 from deploykit.server.state import Note, State, note_of
 from deploykit.server.waiting import GONE_STATUS
@@ -30,10 +31,15 @@ _SECURITY_HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 
+_LINGER_BODIES = 4
+"""How many of the largest allowed bodies are read and dropped of a request that is answered before its end."""
+
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,64}")
 
 _OPEN = re.compile(r"/(docs|page/.*|docs/.*|openapi\.json|metrics|v2/health/(live|ready))?")
 """What needs no key: the page's and the description's own files, health, metrics."""
+
+_PROBES = re.compile(r"/metrics|/v2/health/(live|ready)")
 
 
 class Gate:
@@ -49,13 +55,17 @@ class Gate:
         headers = dict(scope["headers"])
         note = Note(_request_id(headers.get(b"x-request-id")))
         scope["deploykit.note"] = note
+        body = Body(receive, headers)
+        receive = body.receive
         status = 0
 
         async def send_noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(message, note.request_id, draining=self._state.draining)
+                if note.error != "slow_upload":
+                    await body.drop_rest(_LINGER_BODIES * self._state.settings.max_upload_bytes)
+                _add_headers(message, note.request_id, closing=self._state.draining or not body.has_ended)
             await send(message)
 
         state = self._state
@@ -76,9 +86,9 @@ class Gate:
             self._tell(scope, note, status)
 
     def _refusal(self, path: str, headers: MutableMapping[bytes, bytes]) -> RequestError | None:
-        """Why a request goes no further: no room, or no key."""
+        """Why a request goes no further: no room, or no key. Health and metrics are told even when there is no room."""
         most = self._state.settings.max_requests
-        if self._state.in_flight > most:
+        if self._state.in_flight > most and not _PROBES.fullmatch(path):
             hint, extra = "ask again later", {"retry-after": "1", "connection": "close"}
             return RequestError(503, f"{most} requests are worked on, no more are allowed", hint, kind="too_many", headers=extra)
         key = self._state.settings.api_key
@@ -156,12 +166,12 @@ def _request_id(given: bytes | None) -> str:
     return given.decode() if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
-def _add_headers(message: Message, request_id: str, *, draining: bool) -> None:
+def _add_headers(message: Message, request_id: str, *, closing: bool) -> None:
     headers: list[Any] = list(message.get("headers", []))
     names = {name.lower() for name, _ in headers}
     headers.append((b"x-request-id", request_id.encode()))
     headers += [pair for pair in (*_SECURITY_HEADERS, (b"cache-control", b"no-store")) if pair[0] not in names]
-    if draining and b"connection" not in names:
+    if closing and b"connection" not in names:
         headers.append((b"connection", b"close"))
     message["headers"] = headers
 

@@ -145,18 +145,26 @@ def _tell_explanations(
     told = []
     for one in explanations:
         _check_time(deadline)
-        height, width = one.map.shape
         row = {
             **asdict(one.explained),
             "method": one.method,
             "layer": one.layer,
             "has_evidence": one.has_evidence,
-            "map": {"width": width, "height": height, "png_b64": _png(Image.fromarray(np.rint(255 * one.map).astype(np.uint8)))},
+            "is_even": one.is_even,
+            "map": _grey(one.map),
         }
+        if one.mask is not None:
+            row["mask"] = _grey(one.mask)
         if small is not None:
             row["overlay_png_b64"] = _png(draw_explanation(small, one))
         told.append(row)
     return told
+
+
+def _grey(values: npt.NDArray[np.float32] | npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """A map or mask [H, W], 0 to 1, as a grey picture."""
+    height, width = values.shape
+    return {"width": width, "height": height, "png_b64": _png(Image.fromarray(np.rint(255.0 * values).astype(np.uint8)))}
 
 
 def _reduced(photo: Image.Image) -> Image.Image:

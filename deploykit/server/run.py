@@ -1,12 +1,7 @@
-"""A process that serves: the socket, uvicorn, and how it ends.
-
-The first SIGTERM or SIGINT: not ready any more, answers say ``connection: close``, what the kernel has accepted is answered still,
-then the socket closes, and what is in work is finished within the grace period. The second ends the process at once.
-"""
+"""A process that serves: the socket, and uvicorn on it."""
 
 import asyncio
-import os
-import signal
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -14,15 +9,12 @@ import uvicorn
 
 from deploykit.errors import UsageError
 from deploykit.server.app import make_app
-from deploykit.server.idle import close_idle
+from deploykit.server.connections import bounded_protocol
 from deploykit.server.logs import UvicornLines
 from deploykit.server.state import State
+from deploykit.server.stopping import end_on_signals
 
 _BACKLOG = 2048
-
-_DRAIN_S = 0.3
-"""Between the signal and the closing of the socket: connections that the kernel holds are accepted, and idle ones learn with their
-next answer that they should not be used again."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -34,17 +26,17 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: the address is taken, not ours, or no address.
     """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind, proto)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(_BACKLOG)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}", hint="take another with --port"
-        ) from error
-    listening.set_inheritable(True)
+    with contextlib.ExitStack() as unless_done:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            listening = unless_done.enter_context(socket.socket(family, kind, proto))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"cannot listen on {host} port {port}: {reason}", hint="take another with --port") from error
+        unless_done.pop_all()
     return listening
 
 
@@ -65,6 +57,7 @@ def serve(state: State, listening: socket.socket, on_ready: Callable[[], None]) 
     settings = state.settings
     config = uvicorn.Config(
         make_app(state),
+        http=bounded_protocol(settings.header_timeout_s, settings.max_header_bytes),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -86,28 +79,6 @@ async def _serve(server: uvicorn.Server, state: State, listening: socket.socket,
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if not serving.done():
-        # In place of uvicorn's own, which it has set by now: those close the socket at once.
-        loop = asyncio.get_running_loop()
-        stopping: list[asyncio.Task[None]] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, server, state, stopping)
-        idle = asyncio.create_task(close_idle(server.server_state.connections, state.settings.header_timeout_s))
+        end_on_signals(server, state, listening)
         on_ready()
-        await serving
-        idle.cancel()
     await serving
-
-
-def _stop(server: uvicorn.Server, state: State, stopping: list["asyncio.Task[None]"]) -> None:
-    if stopping:
-        state.log.event("stopped_at_once", in_flight=state.in_flight)
-        state.log.close()
-        os._exit(1)
-    state.draining = True
-    state.log.event("stopping", in_flight=state.in_flight, grace_s=state.settings.grace_s)
-
-    async def drain() -> None:
-        await asyncio.sleep(_DRAIN_S)
-        server.should_exit = True
-
-    stopping.append(asyncio.get_running_loop().create_task(drain()))

@@ -49,6 +49,7 @@ _CLASS_KINDS: dict[str, Schema] = {
 }
 
 _PNG: Schema = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+_GREY = record({"width": COUNT, "height": COUNT, "png_b64": _PNG}, description="8-bit grey at the network's size")
 
 SCHEMAS: dict[str, Schema] = {
     "Error": record({"error": {**TEXT, "description": "what was seen and what is allowed"}}, {"hint": TEXT}),
@@ -92,9 +93,17 @@ SCHEMAS: dict[str, Schema] = {
             "method": {"enum": list(ALL_METHODS)},
             "layer": TEXT,
             "has_evidence": {**FLAG, "description": "false: nothing in the picture speaks for the class, and the map is black"},
-            "map": record({"width": COUNT, "height": COUNT, "png_b64": _PNG}, description="8-bit grey at the network's size"),
+            "is_even": {
+                **FLAG,
+                "description": "true: there is as much evidence at one place as at any other, and the map is black",
+            },
+            "map": _GREY,
         },
-        {**_CLASS_KINDS, "overlay_png_b64": _PNG},
+        {
+            **_CLASS_KINDS,
+            "mask": {**_GREY, "description": "a segmentation model's: 255 where a pixel has the class"},
+            "overlay_png_b64": _PNG,
+        },
     ),
     "Explanations": record(
         {

@@ -52,7 +52,7 @@ class Settings:
         max_connections: open at once.
         timeout_s: from the end of the upload to the answer.
         upload_timeout_s: for a request's body.
-        header_timeout_s: for a request's first line and headers.
+        header_timeout_s, max_header_bytes: for a request's first line and headers.
         keep_alive_s: how long a connection may be idle.
         grace_s: how long a stopped server goes on with what it has accepted.
         poll_s: how often bundles are looked at for a new manifest.
@@ -73,6 +73,7 @@ class Settings:
     timeout_s: float = 30.0
     upload_timeout_s: float = 30.0
     header_timeout_s: float = 10.0
+    max_header_bytes: int = 32 << 10
     keep_alive_s: int = 75
     grace_s: int = 30
     poll_s: float = 1.0

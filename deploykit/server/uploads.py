@@ -22,10 +22,6 @@ from deploykit.server.settings import Settings
 
 _FIELD = "image"
 
-_LINGER_S = 2.0
-"""For how long the rest of a refused upload is read and dropped. A client that is still sending when the connection closes gets a
-reset, which discards the answer that says why."""
-
 
 class HeldBytes:
     """How many bytes of bodies are in memory, over all requests of one event loop."""
@@ -74,10 +70,6 @@ async def read_body(request: Request, settings: Settings, held: HeldBytes) -> As
                 kind="slow_upload",
                 headers={"connection": "close"},
             ) from None
-        except RequestError as error:
-            if error.kind == "too_large":
-                await _linger(request, 4 * settings.max_upload_bytes)
-            raise
         yield body
     finally:
         held.give_back(len(body))
@@ -164,24 +156,6 @@ async def _fill(body: bytearray, request: Request, most: int, held: HeldBytes) -
             body += piece
     except ClientDisconnect:
         raise RequestError(400, f"the upload was cut off behind {len(body):,} bytes", kind="cut_off") from None
-
-
-async def _linger(request: Request, most: int) -> None:
-    """Read and drop what a refused client still sends, a while."""
-    if request.headers.get("expect", "").lower() == "100-continue":
-        return  # it has not begun
-    seen = 0
-
-    async def drop() -> None:
-        nonlocal seen
-        while seen < most:
-            message = await request.receive()
-            seen += len(message.get("body", b""))
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                return
-
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(drop(), _LINGER_S)
 
 
 def _from_json(body: bytes | bytearray) -> bytes:
