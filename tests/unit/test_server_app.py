@@ -164,7 +164,18 @@ def test_a_segmentation_model_names_shares_and_explains_a_class(client: TestClie
     assert [(p["label"], p["share"]) for p in told["predictions"]] == [("bright", 1.0)]
     explained = explain(client, "overlay=true", picture(), name="segments")
     assert explained.status_code == 200, explained.text
-    assert explained.json()["explanations"][0]["share"] == 1.0
+    (one,) = explained.json()["explanations"]
+    assert one["share"] == 1.0
+    mask = Image.open(io.BytesIO(base64.b64decode(one["mask"]["png_b64"])))
+    assert (mask.mode, mask.size) == ("L", (one["mask"]["width"], one["mask"]["height"]))
+    assert mask.getextrema() == (255, 255)
+
+
+def test_evidence_that_is_the_same_everywhere_is_told_from_none(client: TestClient) -> None:
+    (flat,) = explain(client, "class_index=bright", picture()).json()["explanations"]
+    assert (flat["has_evidence"], flat["is_even"]) == (True, True)
+    (none,) = explain(client, "class_index=neither", picture()).json()["explanations"]
+    assert (none["has_evidence"], none["is_even"]) == (False, False)
 
 
 @pytest.mark.parametrize(
