@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from deploykit.spec import ImageSpec
 from tests.plugins.building import host_library
@@ -40,6 +42,11 @@ class Attributes:
     channels: Sequence[int] = (0, 1, 2)
     scale: Sequence[float] = (1.0, 1.0, 1.0)
     bias: Sequence[float] = (0.0, 0.0, 0.0)
+
+    @classmethod
+    def of_node(cls, node: onnx.NodeProto) -> "Attributes":
+        """Those of a call in a graph, as TensorRT's parser hands them to the plugin: by name."""
+        return cls(**{a.name: helper.get_attribute_value(a) for a in node.attribute})
 
     @property
     def image_spec(self) -> ImageSpec:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from deploykit.graph.resize_normalize import make_resize_graph
+from deploykit.spec import ImageSpec
 from tests.plugins.building import build_folder, plugin_library, require
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -141,3 +143,32 @@ def test_tensorrts_registry_takes_the_library_and_makes_its_plugins() -> None:
     names = "['bias', 'channels', 'cubic', 'height', 'resize_size', 'scale', 'width']"
     assert done.stdout.splitlines() == [names, "True", "False", "True"]
     assert "deploykit.ResizeNormalize: attribute height is missing" in done.stderr
+
+
+# TensorRT for RTX has no plugin layers: its parser makes the plugin and then ends the process, hence one of its own for this.
+PARSE = """
+import resource, sys
+import tensorrt_rtx as trt
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+log = trt.Logger(trt.Logger.INFO)
+assert trt.get_plugin_registry().load_library(sys.argv[1]) is not None
+network = trt.Builder(log).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, log)
+parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+parser.parse(sys.stdin.buffer.read())
+"""
+
+
+def test_tensorrts_parser_makes_the_plugin_of_a_node_that_deploykit_writes() -> None:
+    library = plugin_library()
+    pytest.importorskip("tensorrt_rtx")
+    graph = make_resize_graph(ImageSpec(32, 24, 36, interpolation="bicubic"))
+    command = [sys.executable, "-c", PARSE, str(library)]
+    done = subprocess.run(command, input=graph.SerializeToString(), capture_output=True, check=False, timeout=120)
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    assert "Successfully created plugin: ResizeNormalize" in said, said
+    del graph.graph.node[0].attribute[:]
+    done = subprocess.run(command, input=graph.SerializeToString(), capture_output=True, check=False, timeout=120)
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    assert "created plugin" not in said, said
+    assert "deploykit.ResizeNormalize: attribute height is missing" in said

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from PIL import Image
 
+from deploykit.graph.resize_normalize import resize_normalize_function, resize_normalize_node
 from deploykit.image import decode
 from deploykit.image.resize import normalize, resize_and_crop, resized_size
 from deploykit.spec import ImageSpec
@@ -85,14 +88,35 @@ def test_a_photo_is_what_deploykit_gives_the_network(chelsea: Path, cubic: int) 
     assert np.abs(host_resize_normalize(np.asarray(photo), attributes) - served).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(75, 100), (100, 75), (400, 61), (20, 30)], ids=str)
+@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1), ("bicubic", 2)])
+def test_the_operators_body_computes_the_same(size: tuple[int, int], interpolation: str, levels: int) -> None:
+    """Body and plugin read one node's attributes; the body's own docstring says how many levels it may be off."""
+    spec = ImageSpec(
+        24, 28, 32, interpolation=interpolation, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), colour_order="bgr"
+    )
+    node = resize_normalize_node("image", "normalized", spec)
+    graph = helper.make_graph(
+        [node],
+        "resize",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "H", "W", 3])],
+        [helper.make_tensor_value_info("normalized", TensorProto.FLOAT, [1, 3, spec.height, spec.width])],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("deploykit", 1)]
+    model = helper.make_model(graph, functions=[resize_normalize_function(spec, 18)], opset_imports=opsets, ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    photo, attributes = noise(*size), Attributes.of_node(node)
+    body = session.run(None, {"image": photo[np.newaxis]})[0][0]
+    off = np.abs(body - host_resize_normalize(photo, attributes)) / np.reshape(attributes.scale, (3, 1, 1))
+    assert np.all(np.rint(off) <= levels)
+    assert np.mean(np.rint(off) == 0) > 0.95  # all but the values on the border between two levels
+
+
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_normalization_is_the_graphs_to_the_last_bit(order: str) -> None:
     spec = ImageSpec(20, 24, None, "exact", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), colour_order=order)
     photo = noise(37, 41)
-    channels = (0, 1, 2) if order == "rgb" else (2, 1, 0)
-    scale = [1 / (255 * spec.std[c]) for c in channels]
-    bias = [-spec.mean[c] / spec.std[c] for c in channels]
-    normalized = host_resize_normalize(photo, Attributes(20, 24, channels=channels, scale=scale, bias=bias))
+    normalized = host_resize_normalize(photo, Attributes.of_node(resize_normalize_node("image", "normalized", spec)))
     expected = normalize(pillow(photo, Attributes(20, 24))[np.newaxis], spec)[0]
     np.testing.assert_array_equal(normalized, expected)
 
