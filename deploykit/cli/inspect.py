@@ -11,7 +11,7 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.inspect_plan import is_plan, plan_facts, plan_text
 from deploykit.errors import BundleError
-from deploykit.runtime.classifier import TWIN_SUFFIX
+from deploykit.runtime.opening import TWIN_SUFFIX
 from deploykit.spec import Precision
 
 RANGES_NAME = f"{Precision.FP16}/ranges.json"

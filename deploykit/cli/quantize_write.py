@@ -14,7 +14,7 @@ from deploykit.cli.quantize_search import Found, Wishes
 from deploykit.quantization.pictures import Pictures
 from deploykit.quantization.record import CalibrationRecord, make_record
 from deploykit.quantization.verdict import KeptLayer, Labelled, Verdict
-from deploykit.runtime.classifier import TWIN_SUFFIX
+from deploykit.runtime.opening import TWIN_SUFFIX
 from deploykit.spec import Precision
 
 FLOAT = f"{Precision.FP32}/predict.onnx"

@@ -23,7 +23,8 @@ from deploykit.cli.plan_files import plan_folders
 from deploykit.errors import BundleError, EngineError, ParityError, SessionError
 from deploykit.parity import BATCH_SIZES, MapRecord, ParityRecord, batches_of, compare_logits, compare_maps
 from deploykit.plan import read_record
-from deploykit.runtime.classifier import TWIN_SUFFIX, image_feed
+from deploykit.runtime.classifier import image_feed
+from deploykit.runtime.opening import TWIN_SUFFIX
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session
 from deploykit.spec import Precision

@@ -10,10 +10,7 @@ import numpy.typing as npt
 from deploykit.bundle import Bundle, Manifest
 from deploykit.errors import InputError, SessionError, UsageError
 from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, limits_for, load_pixels, normalize
-from deploykit.runtime.opening import TWIN_SUFFIX as TWIN_SUFFIX
 from deploykit.runtime.opening import Answering, open_session
-from deploykit.runtime.opening import graph_file as graph_file
-from deploykit.runtime.opening import graph_name as graph_name
 from deploykit.runtime.session import Session
 from deploykit.spec import ImageSpec, Precision
 

@@ -15,7 +15,8 @@ from deploykit.errors import ParityError
 from deploykit.graph.files import read_graph
 from deploykit.graph.half import convert_to_half
 from deploykit.quantization.twin import make_cpu_twin
-from deploykit.runtime.classifier import TWIN_SUFFIX, graph_name, open_predict
+from deploykit.runtime.classifier import open_predict
+from deploykit.runtime.opening import TWIN_SUFFIX, graph_name
 from deploykit.spec import Precision
 from tests.conftest import Deploykit
 from tests.oracles.gradient_oracle import run

@@ -17,7 +17,8 @@ from deploykit.quantization.placement import place
 from deploykit.quantization.qdq import QuantizedGraph, quantize_graph
 from deploykit.quantization.twin import make_cpu_twin
 from deploykit.runtime import Explainer
-from deploykit.runtime.classifier import Classifier, graph_name
+from deploykit.runtime.classifier import Classifier
+from deploykit.runtime.opening import graph_name
 from deploykit.runtime.ort import OrtSession
 from deploykit.spec import Precision
 
