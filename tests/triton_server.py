@@ -8,6 +8,7 @@ packages that are installed here. What its models answer is compared with `deplo
 
 import contextlib
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,9 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import tritonclient.http as http_client
 
 WHEELS = Path(sys.prefix) / "share" / "servers"
 """Where ``make`` puts what tests/servers.txt names."""
@@ -91,12 +95,33 @@ def run_triton(
         RuntimeError: it ended, or was not ready in time; with the end of its log.
     """
     port = _free_port()
-    shared_memory = f"deploykit_{os.getpid()}_{port}"
+    memory = f"deploykit_{os.getpid()}_{port}"
+    command, variables = triton_command(server, repositories, port, memory=memory, load=load, flags=flags)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, start_new_session=True)
+    try:
+        _wait_until_ready(process, port, log)
+        yield TritonServer(f"127.0.0.1:{port}", log)
+    finally:
+        _stop(process)
+        for left in Path("/dev/shm").glob(f"{memory}*"):  # noqa: S108 its shared memory, which only a clean exit removes
+            left.unlink(missing_ok=True)
+
+
+def triton_command(
+    server: Path, repositories: Sequence[Path], port: int, *, memory: str, load: Sequence[str] = (), flags: Sequence[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """The command line that starts a server on a port, and the environment that it needs.
+
+    Args:
+        memory: the prefix of its shared memory's names below /dev/shm.
+        server, repositories, load, flags: see `run_triton`.
+    """
     command = [
         str(server / "pytriton/tritonserver/bin/tritonserver"),
         *(f"--model-repository={repository}" for repository in repositories),
         f"--backend-directory={server / 'pytriton/tritonserver/backends'}",
-        f"--backend-config=python,shm-region-prefix-name={shared_memory}",
+        f"--backend-config=python,shm-region-prefix-name={memory}",
         "--http-address=127.0.0.1",
         f"--http-port={port}",
         "--allow-grpc=0",
@@ -106,23 +131,35 @@ def run_triton(
         *(["--model-control-mode=explicit", *(f"--load-model={name}" for name in load)] if load else []),
         *flags,
     ]
-    environment = server / "environment"
     variables = {
         **os.environ,
         "LD_LIBRARY_PATH": f"{server / 'nvidia_pytriton.libs'}{os.pathsep}{LIBRARIES}",
-        "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{server / 'environment' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     variables.pop("VIRTUAL_ENV", None)
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, start_new_session=True)
-    try:
-        _wait_until_ready(process, port, log)
-        yield TritonServer(f"127.0.0.1:{port}", log)
-    finally:
-        _stop(process)
-        for left in Path("/dev/shm").glob(f"{shared_memory}*"):  # noqa: S108 its shared memory, which only a clean exit removes
-            left.unlink(missing_ok=True)
+    return command, variables
+
+
+def labels_request(model: str, picture: bytes) -> bytes:
+    """The bytes of an HTTP request that has a pipeline name one encoded picture; the answer's body is JSON, `read_labels`."""
+    given = http_client.InferInput("image_bytes", [1, 1], "BYTES")
+    given.set_data_from_numpy(np.array([[picture]], np.object_))
+    wanted = http_client.InferRequestedOutput("labels", binary_data=False)
+    body, header_bytes = http_client.InferenceServerClient.generate_request_body([given], outputs=[wanted])
+    head = (
+        f"POST /v2/models/{model}/infer HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Inference-Header-Content-Length: {header_bytes}",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join([*head, "", ""]).encode() + bytes(body)
+
+
+def read_labels(body: bytes) -> list[str]:
+    """The names in an answer to `labels_request`, best first."""
+    (output,) = json.loads(body)["outputs"]
+    return [str(label) for label in output["data"]]
 
 
 def _extract(package: str, folder: Path, parts: tuple[str, ...]) -> None:

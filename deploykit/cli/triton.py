@@ -125,6 +125,8 @@ def _models(bundle: Bundle, sources: Sources, serving: Serving, wishes: Wishes) 
     models = [make_model(names[g], source, serving, manifest, golden, labels) for g, source in sources.graphs.items()]
     if wishes.has_pipeline and manifest.model.task != "classification":
         console.note(f"no pipeline: it names classes of whole pictures, and {bundle.path} holds a {manifest.model.task} model")
+    elif wishes.has_pipeline and models[-1].config.max_batch == 0:
+        console.note(f"no pipeline: it takes any number of pictures, and {models[-1].config.name} one batch size alone")
     elif wishes.has_pipeline:
         models += make_pipeline(wishes.name, models[-1], serving, manifest, labels)
     return models
@@ -166,7 +168,7 @@ def _as_text(output: Path, sources: Sources, models: list[Model]) -> str:
         batch = f"batches to {config.max_batch}" if config.max_batch else "no batches"
         lines.append(f"  {config.name:<{width}}  {', '.join(filter(None, [what, batch, graphs.get(config.name)]))}")
     container = find_container(sources.plan.version if sources.plan else None)
-    lines.append(f"  {'container':<{width}}  {container.image}: {container.why}")
+    lines.append(f"  {'container':<{width}}  {container.image}{'' if container.is_certain else ', which is for you to find out'}")
     return "\n".join([*lines, f"how to start it: {output / 'README.md'}"])
 
 

@@ -16,13 +16,10 @@ from deploykit.bundle import Bundle, extend_bundle, sha256_of
 from deploykit.plan import BatchRange, PlanFile, PlanRecord
 from deploykit.runtime import OrtSession
 from deploykit.runtime.opening import TWIN_SUFFIX
-from deploykit.spec import Precision
 from tests.conftest import Deploykit
 from tests.triton_config import parse_config
-from tests.unit.bright_bundle import LABELS, make_bundle
-
-PLAN = b"ftrt" + bytes(20) + bytes((10, 13, 3, 9)) + b"an engine"
-"""A plan as far as its header goes: TensorRT 10.13.3.9. Nothing here loads it."""
+from tests.triton_plans import PLAN, add_plans
+from tests.unit.bright_bundle import LABELS, SPEC, bright_graph, make_bundle
 
 
 @pytest.fixture
@@ -38,23 +35,6 @@ def with_golden(path: Path) -> Path:
     with extend_bundle(path) as stage:
         stage.add("golden.npz", data.getvalue())
     return path
-
-
-def add_plans(bundle: Path, backend: str = "tensorrt", batch: BatchRange | None = None, **changes: Any) -> PlanRecord:
-    """Plans of both graphs, as ``deploykit build`` adds them."""
-    graphs = {f"{name}.plan": f"fp32/{name}.onnx" for name in ("predict", "explain")}
-    opened = Bundle.open(bundle).manifest.files
-    files = {
-        plan: PlanFile(sha256_of(PLAN), len(PLAN), graph, opened[graph].sha256, 1.0, False, {}, {})
-        for plan, graph in graphs.items()
-    }
-    values: dict[str, Any] = {"version": "10.13.3.9", "sm": "sm86", "gpu": None, "precision": Precision.FP32, **changes}
-    record = PlanRecord(backend=backend, batch=batch or BatchRange(1, 4, 16), files=files, **values)
-    with extend_bundle(bundle) as stage:
-        for plan, graph in graphs.items():
-            stage.add(f"{record.folder}/{plan}", PLAN, made_from={graph: opened[graph].sha256})
-        stage.add(f"{record.folder}/plan.json", record.to_text().encode())
-    return record
 
 
 def configs(repository: Path) -> dict[str, Any]:
@@ -96,6 +76,23 @@ def test_names_types_and_shapes_are_the_graphs_own(bundle: Path, tmp_path: Path,
     assert [t.name for t in (*explain.input, *explain.output) if t.HasField("reshape")] == ["class_index", "explained_class"]
     assert explain.max_batch_size == 16
     assert [(w.name, w.batch_size) for w in explain.model_warmup] == [("golden_1", 1), ("golden_16", 16)]
+
+
+def test_a_graph_with_a_fixed_batch_is_served_as_it_is(tmp_path: Path, deploykit_here: Deploykit) -> None:
+    graph = bright_graph(SPEC)
+    for tensor in (*graph.graph.input, *graph.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = 1
+    bundle = with_golden(make_bundle(tmp_path / "one", graph).path)
+    refused = deploykit_here("triton", bundle, "-o", tmp_path / "repo", "--max-batch", "8")
+    assert (refused.returncode, "max batch is 8, and image uint8 [1, 32, 32, 3] has no batch axis" in refused.stderr) == (2, True)
+    done = deploykit_here("triton", bundle, "-o", tmp_path / "repo")
+    assert (done.returncode, "no pipeline" in done.stderr) == (0, True), done.stderr
+    predict = configs(tmp_path / "repo")["one"]
+    assert (predict.max_batch_size, predict.HasField("dynamic_batching")) == (0, False)
+    assert [list(t.dims) for t in (*predict.input, *predict.output)] == [[1, 32, 32, 3], [1, 3]]
+    (warmup,) = predict.model_warmup
+    assert (warmup.batch_size, list(warmup.inputs["image"].dims)) == (0, [1, 32, 32, 3])
+    assert (tmp_path / "repo/one/warmup/image").stat().st_size == 32 * 32 * 3
 
 
 def test_onnx_models_are_one_graph_each_under_tritons_name(bundle: Path, tmp_path: Path, deploykit_here: Deploykit) -> None:

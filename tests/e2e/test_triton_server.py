@@ -8,11 +8,13 @@ numpy computes (softmax, heat maps) is compared with the command line, run in th
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,12 @@ from tritonclient.utils import InferenceServerException
 from deploykit.bundle import Bundle
 from deploykit.cli.main import run
 from deploykit.image import load_pixels
+from deploykit.plan import BatchRange
 from deploykit.runtime import OrtSession
 from tests.conftest import PHOTOS
 from tests.triton_config import parse_config, parse_served
-from tests.triton_server import TritonServer, run_triton, unpack_server
+from tests.triton_plans import add_plans
+from tests.triton_server import TritonServer, labels_request, read_labels, run_triton, unpack_server
 
 Array = npt.NDArray[Any]
 
@@ -59,13 +63,17 @@ class Served:
 @pytest.fixture(scope="module")
 def served(lite0: Bundle, small: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("triton")
-    repositories = {name: folder / name for name in ("lite0", "small", "merged", "onnx")}
+    repositories = {name: folder / name for name in ("lite0", "small", "merged", "onnx", "plans")}
     write = ("triton", "--threads", "1", "--decoders", "1", "-o")
     small_options = (str(small.path), "--allow-untrained", "--no-pipeline", "--max-batch", "4")
     assert run([*write, str(repositories["lite0"]), str(lite0.path), "--name", "lite0"]) == 0
     assert run([*write, str(repositories["small"]), *small_options, "--name", "small"]) == 0
     assert run([*write, str(repositories["merged"]), *small_options, "--name", "merged"]) == 0
     assert run([*write, str(repositories["onnx"]), *small_options, "--name", "onnx", "--backend", "onnxruntime"]) == 0
+    with_plans = Path(shutil.copytree(small.path, folder / "small_with_plans"))
+    add_plans(with_plans, batch=BatchRange(1, 2, 4))
+    options = ["--allow-untrained", "--no-pipeline", "--name", "plans", "--backend", "tensorrt"]
+    assert run([*write, str(repositories["plans"]), str(with_plans), *options]) == 0
     _merge_requests(repositories["merged"])
     server = unpack_server(folder / "server")
     log = folder / "log"
@@ -268,6 +276,16 @@ def test_triton_names_the_classes_itself(served: Served, lite0: Bundle, model: s
     assert float(logit) > 0
 
 
+def test_a_plain_http_request_is_enough(served: Served) -> None:
+    """The request that benchmarks send again and again, without a client library's time."""
+    host, port = served.server.url.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(labels_request("lite0_pipeline", served.photos[0].read_bytes()))
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, read_labels(answer.read())[0]) == (200, "espresso")
+
+
 def test_a_bad_picture_is_named_and_costs_no_other_request(served: Served) -> None:
     whole = served.photos[0].read_bytes()
     broken = np.array([[whole], [whole[:3000]]], np.object_)
@@ -291,38 +309,38 @@ def test_more_than_the_largest_batch_is_refused_by_triton(served: Served, small:
         ask(client, "small", {"image": pixels}, ["logits"])
 
 
-def test_only_the_missing_backend_keeps_an_onnx_model_from_loading(served: Served) -> None:
-    """This server has no ONNX Runtime: it reads and checks the config, and stops where it looks for the library."""
+@pytest.mark.parametrize(("repository", "backend"), [("onnx", "onnxruntime"), ("plans", "tensorrt")])
+def test_only_the_missing_backend_keeps_a_model_from_loading(served: Served, repository: str, backend: str) -> None:
+    """This server has no such backend: it reads and checks the config, and stops where it looks for the library."""
     with served.client() as client:
-        for model in ("onnx", "onnx_explain"):
+        for model in (repository, f"{repository}_explain"):
             with pytest.raises(InferenceServerException) as caught:
                 client.load_model(model)
-            assert "unable to find backend library for backend 'onnxruntime'" in str(caught.value)
-    _serve_config_with_python(served, "onnx_explain", small_rows=2)
+            assert f"unable to find backend library for backend '{backend}'" in str(caught.value)
 
 
-def _serve_config_with_python(served: Served, model: str, *, small_rows: int) -> None:
-    """All of an ONNX model's config but the backend, served: its tensors, reshapes, batcher and warm-up are what Triton takes."""
-    folder = served.repositories["onnx"] / model
-    text = (folder / "config.pbtxt").read_text()
-    python = (served.repositories["small"] / "small_explain" / "config.pbtxt").read_text()
-    parameters = python[python.index("parameters {") : python.index("response_cache")].replace("explain.onnx", "model.onnx")
-    changed = text.replace('"onnxruntime"', '"python"').replace('"model.onnx"', '"model.py"')
+@pytest.mark.parametrize(
+    ("repository", "backend", "file"), [("onnx", "onnxruntime", "model.onnx"), ("plans", "tensorrt", "model.plan")]
+)
+def test_all_but_the_backend_of_such_a_config_is_served(served: Served, repository: str, backend: str, file: str) -> None:
+    """The same config with the Python backend behind it: its tensors, reshapes, batcher and warm-up are what Triton takes."""
+    folder = served.repositories[repository] / f"{repository}_explain"
+    small = served.repositories["small"] / "small_explain"
+    written, python = (folder / "config.pbtxt").read_text(), (small / "config.pbtxt").read_text()
+    parameters = python[python.index("parameters {") : python.index("response_cache")]
+    changed = written.replace(f'"{backend}"', '"python"').replace(f'"{file}"', '"model.py"').replace("KIND_GPU", "KIND_CPU")
     start = changed.index("parameters {") if "parameters {" in changed else changed.index("response_cache")
     (folder / "config.pbtxt").write_text(changed[:start] + parameters + changed[changed.index("response_cache") :])
-    shutil.copy(served.repositories["small"] / "small_explain" / "1" / "model.py", folder / "1")
-    arrays: dict[str, Array] = {
-        "image": np.zeros((small_rows, 224, 224, 3), np.uint8),
-        "class_index": np.full((small_rows, 1), -1, np.int64),
-    }
+    for name in ("model.py", "explain.onnx"):
+        shutil.copy(small / "1" / name, folder / "1")
+    arrays: dict[str, Array] = {"image": np.zeros((2, 224, 224, 3), np.uint8), "class_index": np.full((2, 1), -1, np.int64)}
     with served.client() as client:
-        client.load_model(model)
+        client.load_model(folder.name)
         try:
-            found = ask(client, model, arrays, ["explained_class", "cam"])
+            found = ask(client, folder.name, arrays, ["explained_class", "cam"])
         finally:
-            client.unload_model(model)
-            (folder / "config.pbtxt").write_text(text)
-    assert found["explained_class"].shape == (small_rows, 1)
+            client.unload_model(folder.name)
+    assert found["explained_class"].shape == (2, 1)
     assert np.isfinite(found["cam"]).all()
 
 

@@ -54,8 +54,14 @@ Written by deploykit {__version__} from {graphs} of a bundle of {facts.manifest.
 | --- | --- | --- | --- |
 {rows}
 
-Shapes are per picture. Every request has a batch axis in front of them, of 1 to {models[0].config.max_batch}.
+{_shapes(models[0].config)}
 """
+
+
+def _shapes(config: ModelConfig) -> str:
+    if config.max_batch == 0:
+        return "Shapes are whole, with the batch that the graph fixes: nothing is batched."
+    return f"Shapes are per picture. Every request has a batch axis in front of them, of 1 to {config.max_batch}."
 
 
 def _start(facts: Facts, has_python: bool) -> str:
