@@ -15,7 +15,15 @@ from deploykit.bundle.manifest import sha256_of
 from deploykit.cli import console
 from deploykit.cli.evaluate_data import FOLDER_RULES, Sample, Samples, read_samples
 from deploykit.cli.evaluate_run import Evaluation, evaluate_sessions
-from deploykit.cli.options import backend_option, bundle_argument, plan_option, provider_option, threads_option, warn_if_untrained
+from deploykit.cli.options import (
+    backend_option,
+    bundle_argument,
+    plan_option,
+    plugin_option,
+    provider_option,
+    threads_option,
+    warn_if_untrained,
+)
 from deploykit.errors import BundleError, ImageError, UsageError
 from deploykit.runtime.classifier import label_of
 from deploykit.runtime.opening import Answering, open_session
@@ -38,6 +46,7 @@ RECORD = "int8/calibration.json"
 @click.option("--skip-calibrated", is_flag=True, help="Leave out pictures that INT8 was calibrated with, instead of refusing them.")
 @backend_option
 @plan_option
+@plugin_option
 @provider_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -51,6 +60,7 @@ def command(
     skip_calibrated: bool,
     backend: str | None,
     plan: Path | None,
+    plugins: tuple[Path, ...],
     provider: str,
     threads: int,
     as_json: bool,
@@ -64,7 +74,7 @@ def command(
     opened = Bundle.open(bundle)
     require_classifier(opened)
     # Refuses options that have no meaning together before any picture is read.
-    answering = Answering(Precision.FP32, backend, provider, threads, plan)
+    answering = Answering(Precision.FP32, backend, provider, threads, plan, plugins)
     chosen = _choose(opened, precisions, answering)
     found = read_samples(data, opened.labels(), opened.manifest.model.num_classes, folders)
     warn_if_untrained(opened)

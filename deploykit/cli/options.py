@@ -25,6 +25,14 @@ plan_option = click.option(
     metavar="FOLDER",
     help="The folder of the plans to run. [default: with --backend, the bundle's that fit this GPU]",
 )
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="LIBRARY",
+    help="Shared library that the plans need. May be repeated.",
+)
 provider_option = click.option(
     "--provider", default="cpu", show_default=True, help="ONNX Runtime's: cpu, cuda, tensorrt, openvino, ..."
 )
@@ -34,18 +42,26 @@ threads_option = click.option(
 
 
 def backend_options(function: Function) -> Function:
-    """What answers, as one argument ``answering``: ``--precision``, ``--backend``, ``--plan``, ``--provider``, ``--threads``."""
+    """What answers, as one argument ``answering``: ``--precision``, ``--backend``, ``--plan``, ``--plugin``,
+    ``--provider``, ``--threads``."""
 
     @functools.wraps(function)
     def with_answering(
-        precision: str, backend: str | None, plan: Path | None, provider: str, threads: int, **arguments: Any
+        precision: str,
+        backend: str | None,
+        plan: Path | None,
+        plugins: tuple[Path, ...],
+        provider: str,
+        threads: int,
+        **arguments: Any,
     ) -> object:
-        return function(answering=Answering(precision, backend, provider, threads, plan), **arguments)
+        return function(answering=Answering(precision, backend, provider, threads, plan, plugins), **arguments)
 
     command: Any = with_answering
     for option in (
         threads_option,
         provider_option,
+        plugin_option,
         plan_option,
         backend_option,
         click.option("--precision", type=click.Choice([str(p) for p in Precision]), default=str(Precision.FP32), show_default=True),

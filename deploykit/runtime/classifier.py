@@ -68,12 +68,13 @@ class Classifier:
         provider: str = "cpu",
         threads: int = 0,
         plan: Path | None = None,
+        plugins: tuple[Path, ...] = (),
         limits: DecodeLimits = DEFAULT_LIMITS,
     ) -> "Classifier":
         """Open the predict graph of a bundle at a precision, or its plan.
 
         Args:
-            precision, backend, provider, threads, plan: what answers; see `deploykit.runtime.opening.Answering`.
+            precision, backend, provider, threads, plan, plugins: what answers; see `deploykit.runtime.opening.Answering`.
 
         Raises:
             UsageError: not a precision, not a backend, or not a classifier.
@@ -82,7 +83,7 @@ class Classifier:
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = open_for(bundle, "classification", "Segmenter")
-        session = open_predict(bundle, precision, backend=backend, provider=provider, threads=threads, plan=plan)
+        session = open_predict(bundle, precision, backend=backend, provider=provider, threads=threads, plan=plan, plugins=plugins)
         return cls(session, bundle.manifest, bundle.labels(), limits)
 
     def classify(self, image: Source, top: int = 5) -> list[Prediction]:
@@ -165,9 +166,10 @@ def open_predict(
     provider: str = "cpu",
     threads: int = 0,
     plan: Path | None = None,
+    plugins: tuple[Path, ...] = (),
 ) -> Session:
     """A session of the bundle's predict graph at a precision, or of its plan; see `deploykit.runtime.opening.open_session`."""
-    return open_session(bundle, "predict", Answering(precision, backend, provider, threads, plan))
+    return open_session(bundle, "predict", Answering(precision, backend, provider, threads, plan, plugins))
 
 
 def run_predict(session: Session, image: ImageSpec, input_kind: str, pixels: Pictures) -> Floats:

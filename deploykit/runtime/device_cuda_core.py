@@ -32,6 +32,10 @@ def open_device(ordinal: int) -> Device:
         raise SessionError(f"cuda-core does not import: {error}", hint="pip install 'cuda-core>=1'") from error
     with _translated(api.name):
         api.call("cuInit", 0)
+        try:
+            api.device(ordinal)
+        except ValueError as error:  # what cuda-core raises for an ordinal beyond the last GPU's
+            raise failed(api.name, error) from error
     device = _Device(api, ordinal)
     with device.activate():
         return device

@@ -49,12 +49,13 @@ class Explainer:
         provider: str = "cpu",
         threads: int = 0,
         plan: Path | None = None,
+        plugins: tuple[Path, ...] = (),
         limits: DecodeLimits = DEFAULT_LIMITS,
     ) -> "Explainer":
         """Open the explain graph of a bundle at a precision, or its plan.
 
         Args:
-            precision, backend, provider, threads, plan: what answers; see `deploykit.runtime.opening.Answering`.
+            precision, backend, provider, threads, plan, plugins: what answers; see `deploykit.runtime.opening.Answering`.
 
         Raises:
             UsageError: not a precision, or not a backend.
@@ -63,7 +64,7 @@ class Explainer:
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(ExplainGraphs(bundle, Answering(precision, backend, provider, threads, plan)), limits)
+        return cls(ExplainGraphs(bundle, Answering(precision, backend, provider, threads, plan, plugins)), limits)
 
     def explain(
         self,

@@ -31,6 +31,7 @@ class Answering:
         backend: one of `BACKENDS`; None is the plan's where one is named, otherwise ONNX Runtime.
         provider, threads: of ONNX Runtime; see `OrtSession`.
         plan: a folder of plans, in the bundle or elsewhere; None takes the bundle's plan that fits this machine.
+        plugins: shared libraries that the plan needs.
 
     Raises:
         UsageError: an unknown backend, or options that have no meaning together.
@@ -41,12 +42,17 @@ class Answering:
     provider: str = "cpu"
     threads: int = 0
     plan: Path | None = None
+    plugins: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.backend not in (None, *BACKENDS):
             raise UsageError(f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         if self.plan is not None and self.backend == ONNXRUNTIME:
             raise UsageError(f"a plan is named, which {ONNXRUNTIME} does not run", hint=f"take --backend {' or '.join(TENSORRT)}")
+        if self.plugins and not self.takes_plan:
+            raise UsageError(
+                f"plugins are named, which {ONNXRUNTIME} does not load", hint=f"take --backend {' or '.join(TENSORRT)}"
+            )
         if self.takes_plan and (self.provider != "cpu" or self.threads):
             answers = self.backend or "a plan"
             raise UsageError(
@@ -78,7 +84,7 @@ def open_session(bundle: Bundle, graph: str, answering: Answering, *, hint: str 
         return OrtSession(file, provider=answering.provider, threads=answering.threads)
     manifest = bundle.manifest
     ranges = {"image": manifest.image.normalized_range} if manifest.input == "float" else None
-    return TrtSession(_plan_file(bundle, graph, answering), value_ranges=ranges)
+    return TrtSession(_plan_file(bundle, graph, answering), value_ranges=ranges, plugins=answering.plugins)
 
 
 def answering_file(bundle: Bundle, graph: str, answering: Answering) -> str:
@@ -133,4 +139,11 @@ def parse_precision(precision: Precision | str) -> Precision:
 
 
 def _plan_file(bundle: Bundle, graph: str, answering: Answering) -> Path:
-    return find_plan(bundle, graph, parse_precision(answering.precision), backend=answering.backend, folder=answering.plan)
+    return find_plan(
+        bundle,
+        graph,
+        parse_precision(answering.precision),
+        backend=answering.backend,
+        folder=answering.plan,
+        plugins=tuple(library.name for library in answering.plugins),
+    )

@@ -19,7 +19,14 @@ _ON_CPU = "run the graph on the CPU instead: --backend onnxruntime --provider cp
 
 
 def find_plan(
-    bundle: Bundle, graph: str, precision: Precision, *, backend: str | None = None, folder: Path | None = None, device: int = 0
+    bundle: Bundle,
+    graph: str,
+    precision: Precision,
+    *,
+    backend: str | None = None,
+    folder: Path | None = None,
+    plugins: tuple[str, ...] = (),
+    device: int = 0,
 ) -> Path:
     """The plan of a graph that runs on this machine; among several the one for the largest batch, and of those the newest.
 
@@ -27,6 +34,7 @@ def find_plan(
         graph: such as ``predict``.
         backend: ``tensorrt`` or ``tensorrt-rtx``; None only where a folder is named, which says it.
         folder: take the plan in this folder, in the bundle or elsewhere, and no other.
+        plugins: names of the plugin libraries that will be loaded.
         device: the GPU, as ``CUDA_VISIBLE_DEVICES`` counts.
 
     Raises:
@@ -52,7 +60,7 @@ def find_plan(
     for place, record in sorted(asked.items(), key=lambda item: _rank(item[1]), reverse=True):
         plan = place / f"{graph}.plan"
         try:
-            check_fit(plan, record, backend=record.backend, version=version or record.version, gpu=gpu)
+            check_fit(plan, record, backend=record.backend, version=version or record.version, gpu=gpu, plugins=plugins)
             _check_graph(bundle, place, record, graph)
         except EngineError as error:
             refused[plan] = error

@@ -102,12 +102,13 @@ class Segmenter:
         provider: str = "cpu",
         threads: int = 0,
         plan: Path | None = None,
+        plugins: tuple[Path, ...] = (),
         limits: DecodeLimits = DEFAULT_LIMITS,
     ) -> "Segmenter":
         """Open the predict graph of a bundle at a precision, or its plan.
 
         Args:
-            precision, backend, provider, threads, plan: what answers; see `deploykit.runtime.opening.Answering`.
+            precision, backend, provider, threads, plan, plugins: what answers; see `deploykit.runtime.opening.Answering`.
 
         Raises:
             UsageError: not a precision, not a backend, or not a segmentation model.
@@ -116,7 +117,7 @@ class Segmenter:
             SessionError: the provider is not here, or the graph does not load.
         """
         bundle = open_for(bundle, "segmentation", "Classifier")
-        session = open_predict(bundle, precision, backend=backend, provider=provider, threads=threads, plan=plan)
+        session = open_predict(bundle, precision, backend=backend, provider=provider, threads=threads, plan=plan, plugins=plugins)
         return cls(session, bundle.manifest, bundle.labels(), limits)
 
     def segment(self, image: Source) -> Segmentation:

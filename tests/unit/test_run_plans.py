@@ -172,6 +172,7 @@ def test_a_folder_is_named_in_the_bundle_or_elsewhere(bundle: Bundle, add: Add, 
         ({"backend": "onnxruntime", "plan": Path("p")}, "a plan is named, which onnxruntime does not run"),
         ({"backend": "tensorrt", "provider": "cuda"}, "provider cuda and threads 0 are for onnxruntime, and tensorrt is to answer"),
         ({"plan": Path("p"), "threads": 2}, "and a plan is to answer"),
+        ({"plugins": (Path("libp.so"),)}, "plugins are named, which onnxruntime does not load"),
     ],
 )
 def test_options_that_have_no_meaning_together_are_refused(options: dict[str, Any], message: str) -> None:
@@ -217,6 +218,16 @@ def test_methods_at_the_picture_say_that_no_plan_has_their_graph(bundle: Bundle,
     ):
         explainer.explain(PICTURES, method="guided-backprop")
     assert "--backend onnxruntime" in str(caught.value.hint)
+
+
+def test_a_plan_that_needs_a_plugin_is_taken_where_it_is_given(bundle: Bundle, add: Add, gpu: RecordingDevice) -> None:
+    folder = add(plugins=("libgradcam.so",))
+    with pytest.raises(EngineError, match=r"needs the plugin library libgradcam\.so; none loaded") as caught:
+        find(bundle)
+    assert caught.value.hint == "give it with --plugin"
+    assert find(bundle, plugins=("libgradcam.so",)) == f"{folder}/predict.plan"
+    with Classifier.open(Bundle.open(bundle.path), backend="tensorrt-rtx", plugins=(Path("lib/libgradcam.so"),)) as classifier:
+        assert isinstance(classifier.session, TrtSession)
 
 
 def test_every_session_is_opened_in_one_place(bundle: Bundle, add: Add, gpu: RecordingDevice) -> None:
