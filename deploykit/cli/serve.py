@@ -1,18 +1,19 @@
 """``deploykit serve``: bundles behind HTTP, until a signal says to stop."""
 
+import os
 from pathlib import Path
 
 import click
 
+from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.options import backend_option, provider_option, threads_option, warn_if_untrained
 from deploykit.image import DecodeLimits
-from deploykit.server.app import make_state
-from deploykit.server.logs import FORMATS, Log
-from deploykit.server.metrics import Metrics
-from deploykit.server.repository import Repository, name_bundles
-from deploykit.server.run import address_of, open_socket, serve
+from deploykit.server.logs import FORMATS
+from deploykit.server.repository import name_bundles
+from deploykit.server.run import address_of, open_socket
 from deploykit.server.settings import BatchSettings, Settings
+from deploykit.server.workers import Served, serve_alone, serve_by_workers
 from deploykit.spec import Precision
 
 _BATCH, _SETTINGS = BatchSettings(), Settings()
@@ -32,6 +33,8 @@ _BATCH, _SETTINGS = BatchSettings(), Settings()
 @click.option(
     "--max-batch-size", type=click.IntRange(1), default=_BATCH.max_batch_size, show_default=True, help="Rows of one run at most."
 )
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
+              help="Processes, each with all models; one that ends is replaced. They share the cores.")  # fmt: skip
 @click.option("--max-queue-delay-us", type=click.IntRange(0), default=_BATCH.max_queue_delay_us, show_default=True,
               help="How long a request may wait for others while a run could start.")  # fmt: skip
 @click.option("--max-queue-size", type=click.IntRange(1), default=_BATCH.max_queue_size, show_default=True,
@@ -61,6 +64,7 @@ def command(
     provider: str,
     threads: int,
     instances: int,
+    workers: int,
     max_batch_size: int,
     max_queue_delay_us: int,
     max_queue_size: int,
@@ -91,20 +95,19 @@ def command(
         api_key=api_key,
         backend=backend,
         provider=provider,
-        threads=threads,
+        threads=threads or (0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)),
         precisions=tuple(dict.fromkeys(Precision(p) for p in precisions)),
         samples=samples,
         allow_untrained=allow_untrained,
     )
-    paths = name_bundles(list(bundles), list(names))
-    listening = open_socket(host, port)
-    metrics, log = Metrics(), Log(log_format)
-    repository = Repository(paths, settings, metrics, log)
-    try:
-        repository.open_all(lambda name: console.note(f"opening {name}"))
-        for model in repository.models():
-            warn_if_untrained(model.bundle)
-        serve(make_state(settings, repository, metrics, log), listening, lambda: console.result(address_of(listening)))
-    finally:
-        log.close()
-        listening.close()
+    is_quiet = bool(click.get_current_context().find_root().meta.get("quiet"))
+    served = Served(name_bundles(list(bundles), list(names)), settings, log_format, is_quiet)
+    with open_socket(host, port) as listening:
+        address = address_of(listening)
+        console.note(f"opening {', '.join(served.paths)}")
+        for path in bundles:
+            warn_if_untrained(Bundle.open(path))
+        if workers > 1:
+            serve_by_workers(served, listening, workers, lambda: console.result(address))
+        else:
+            serve_alone(served, listening, lambda _: console.result(address))

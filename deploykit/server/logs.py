@@ -20,11 +20,13 @@ class Log:
 
     Args:
         form: one of ``FORMATS``.
-        stream: where to.
+        stream: where to; None for stderr.
+        quiet: leave out requests that did not fail.
+        worker: number of the process, where there are several.
     """
 
-    def __init__(self, form: str, stream: TextIO | None = None) -> None:
-        self._form, self._stream = form, stream or sys.stderr
+    def __init__(self, form: str, stream: TextIO | None = None, *, quiet: bool = False, worker: int | None = None) -> None:
+        self._form, self._stream, self._quiet, self._worker = form, stream or sys.stderr, quiet, worker
         self._lines: queue.Queue[str | None] = queue.Queue(10_000)
         self._dropped = 0
         self._thread = threading.Thread(target=self._write, daemon=True, name="log")
@@ -32,7 +34,9 @@ class Log:
 
     def event(self, event: str, /, **fields: Any) -> None:
         """Note what happened; None fields are left out."""
-        told = {key: value for key, value in fields.items() if value is not None}
+        if self._quiet and event == "request" and fields.get("error") is None:
+            return
+        told = {key: value for key, value in {"worker": self._worker, **fields}.items() if value is not None}
         now = datetime.now(timezone.utc)
         if self._form == "json":
             line = json.dumps(

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -433,6 +434,38 @@ def test_the_grace_period_bounds_how_long_it_waits(bright: Bundle) -> None:
         assert 1 <= time.monotonic() - start < 6
 
 
+def test_a_killed_worker_is_replaced_and_the_others_go_on(bright: Bundle) -> None:
+    def workers(server: Server) -> set[int]:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        # multiprocessing's own helper is a child too, and serves nothing.
+        return {int(pid) for pid in children if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+    with serving(bright.path, "--workers", "2", "--log-format", "json") as server:
+        before = workers(server)
+        assert len(before) == 2
+        lost = 0
+        for step in range(60):
+            if step == 10:
+                os.kill(min(before), signal.SIGKILL)
+            try:
+                assert logit_of(ask(server.address, grey(255))) == 1.0
+            except httpx.HTTPError:
+                lost += 1
+        assert lost <= 1, "more was lost than what the killed worker had"
+        assert until(lambda: len(workers(server) - {min(before)}) == 2)
+        assert until(lambda: any('"worker_ended"' in line and '"exit_code": -9' in line for line in server.lines))
+        assert count(server, 'deploykit_requests_total{endpoint="predict",model="bright",status="200"}') >= 59
+        assert server.stop() == 0
+        assert not any("Traceback" in line for line in server.lines), server.lines
+
+
+def test_workers_that_cannot_start_say_why(bright: Bundle, deploykit: Deploykit) -> None:
+    done = deploykit("serve", bright.path, "--precision", "int8", "--workers", "2", "--port", "0")
+    assert done.returncode == 1
+    assert "has no int8 predict graph; it has fp32" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_key_may_come_from_the_environment_and_is_in_no_line(bright: Bundle) -> None:
     with serving(bright.path, DEPLOYKIT_API_KEY="a-secret-of-tests") as server:
         assert ask(server.address, grey(0)).status_code == 401
@@ -451,7 +484,7 @@ def test_what_cannot_be_served_is_said_before_it_listens(
         for arguments, code, reason in (
             ((small.path,), 1, "is untrained"),
             ((damaged,), 1, "fp32/explain.onnx has 2 bytes"),
-            ((tmp_path / "nothing",), 1, "nothing/manifest.json cannot be read"),
+            ((tmp_path / "nothing",), 1, "nothing does not exist, expected the folder of a bundle"),
             ((bright.path, "--precision", "int8"), 1, "has no int8 predict graph; it has fp32"),
             ((bright.path, bright.path), 2, "two bundles would be named bright"),
             ((bright.path, "--name", "a", "--name", "b"), 2, "2 names for 1 bundles"),
