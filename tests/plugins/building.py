@@ -102,6 +102,8 @@ def _built(name: str, build: Callable[[Path], None], *state: str) -> Path:
         digest.update(source.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"deploykit-plugins-{os.getuid()}" / f"{name}-{digest.hexdigest()[:16]}"
     folder.parent.mkdir(mode=0o700, exist_ok=True)
+    if folder.parent.stat().st_uid != os.getuid():  # what lies there would be loaded
+        pytest.fail(f"{folder.parent} belongs to another user")
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "is_built").exists():
