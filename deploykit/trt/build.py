@@ -199,10 +199,11 @@ def _add_profile(flavour: Flavour, builder: Any, network: Any, config: Any, log:
         tensor = network.get_input(index)
         shape = [int(d) for d in tensor.shape]
         is_photo = sides is not None and len(shape) == 4 and shape[1] < 0 and shape[2] < 0 and shape[3] >= 0
-        if any(d < 0 for d in shape[1:]) and not is_photo:
+        if (open_ones := [i for i, d in enumerate(shape) if d < 0 and i > 0]) and not is_photo:
             shown = ", ".join("?" if d < 0 else str(d) for d in shape)
+            dims = f"dimension{'s' if len(open_ones) > 1 else ''} {' and '.join(map(str, open_ones))}"
             raise EngineError(
-                f"input {tensor.name} is [{shown}]; only its first dimension, the batch, may be dynamic",
+                f"input {tensor.name} is [{shown}], dynamic in {dims}; only its first dimension, the batch, may be dynamic",
                 hint="fix height and width when exporting: deploykit import or export gives such graphs",
             )
         if shape and shape[0] >= 0:

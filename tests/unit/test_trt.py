@@ -129,8 +129,34 @@ def test_bytes_that_are_no_graph_are_refused_by_the_parser(rtx: Flavour) -> None
 
 def test_an_input_with_dynamic_height_is_refused_by_name(rtx: Flavour) -> None:
     graph = graph_of("y = Relu (image)", image=("N", 3, "H", 8)).SerializeToString()
-    with pytest.raises(EngineError, match=r"input image is \[\?, 3, \?, 8\]; only its first dimension"):
+    with pytest.raises(EngineError, match=r"input image is \[\?, 3, \?, 8\], dynamic in dimension 2; only its first"):
         build_plan(rtx, graph, SM86)
+
+
+@pytest.mark.parametrize(
+    ("image", "operator", "domain", "message"),
+    [
+        (("n", 3, 32, 32), "Conv", "", None),
+        ((1, 3, "h", "w"), "Conv", "", r"input image is \[1, 3, \?, \?\], dynamic in dimensions 2 and 3; only its first"),
+        ((1, 3, 32, 32), "NoSuchOp", "my.ops", r"node first \(NoSuchOp\): "),
+    ],
+    ids=["dyn_batch", "dyn_hw", "unknown_op"],
+)
+def test_the_graphs_of_case_o16_build_with_a_profile_or_name_what_is_wrong(
+    rtx: Flavour, image: tuple[str | int, ...], operator: str, domain: str, message: str | None
+) -> None:
+    """Case O16: a dynamic input without a profile, or a builder that returns nothing."""
+    model = graph_of("y = Conv (image, w)", image=image)
+    (node,) = model.graph.node
+    node.op_type, node.domain, node.name = operator, domain, "first"
+    model.opset_import.extend([helper.make_opsetid(domain, 1)] if domain else [])
+    if message is None:
+        assert build_plan(rtx, model.SerializeToString(), SM86).data
+        return
+    options = SM86 if image[0] == "n" else BuildOptions(BatchRange(1, 1, 1), target="sm86")
+    with pytest.raises(EngineError, match=message) as caught:
+        build_plan(rtx, model.SerializeToString(), options)
+    assert caught.value.hint
 
 
 def test_a_fixed_batch_is_built_as_it_is_and_as_no_other(rtx: Flavour) -> None:
