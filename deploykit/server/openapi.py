@@ -94,9 +94,11 @@ def _people(models: Sequence[ServedModel]) -> dict[str, Any]:
         },
         "/v1/models/{name}:predict": {
             "post": _operation("predict", "The likeliest classes of a picture", "Predictions", common, failures, _picture())
+            | _example(models, ":predict?top=3")
         },
         "/v1/models/{name}:explain": {
             "post": _operation("explain", "And what in it speaks for which", "Explanations", explain, failures, _picture())
+            | _example(models, ":explain?overlay=true")
         },
         "/v1/samples": {"get": _operation("samples", "Pictures to try", "Samples", [], ())},
         "/v1/samples/{file}": {
@@ -190,7 +192,7 @@ def _operation(
         "parameters": list(parameters),
         "responses": {
             "200": {"description": "done", "content": {"application/json": {"schema": named(answer)}}},
-            **_failures(failures),
+            **_failures((*failures, 503)),
         },
     }
     return told | ({"requestBody": body} if body else {})
@@ -210,8 +212,13 @@ def _picture() -> dict[str, Any]:
     }
 
 
+def _example(models: Sequence[ServedModel], tail: str) -> dict[str, str]:
+    name = models[0].name if models else "NAME"
+    return {"description": f"curl -F image=@photo.jpg 'HOST/v1/models/{name}{tail}'"}
+
+
 def _failures(statuses: Sequence[int]) -> dict[str, Any]:
-    return {str(status): _failure(status) for status in sorted(statuses)}
+    return {str(status): _failure(status) for status in sorted(set(statuses))}
 
 
 def _failure(status: int) -> dict[str, Any]:

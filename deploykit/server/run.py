@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Callable
 
@@ -15,6 +16,9 @@ from deploykit.server.state import State
 from deploykit.server.stopping import end_on_signals
 
 _BACKLOG = 2048
+
+_OTHER_FILES = 256
+"""Open beside connections: models, pictures, logs."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -55,6 +59,7 @@ def serve(state: State, listening: socket.socket, on_ready: Callable[[], None]) 
         on_ready: called when requests are taken.
     """
     settings = state.settings
+    _allow_files(settings.max_connections + _OTHER_FILES)
     config = uvicorn.Config(
         make_app(state),
         http=bounded_protocol(settings.header_timeout_s, settings.max_header_bytes),
@@ -72,6 +77,13 @@ def serve(state: State, listening: socket.socket, on_ready: Callable[[], None]) 
     uvicorn.config.logger.handlers = [UvicornLines(state.log)]
     uvicorn.config.logger.propagate = False
     asyncio.run(_serve(uvicorn.Server(config), state, listening, on_ready))
+
+
+def _allow_files(count: int) -> None:
+    """Let the process open as many files as it may need, where its hard limit allows that; 1,024 are usual, and too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard))
 
 
 async def _serve(server: uvicorn.Server, state: State, listening: socket.socket, on_ready: Callable[[], None]) -> None:

@@ -305,10 +305,18 @@ def test_a_caller_that_hangs_up_takes_its_request_out_of_the_queue(server: Serve
 def test_schemathesis_finds_no_answer_that_the_description_does_not_have(server: Server, tmp_path: Path) -> None:
     # It asks for answers within a millisecond too, and 504 is the right answer to that.
     (tmp_path / "st.toml").write_text('[checks.not_a_server_error]\nexpected-statuses = ["2xx", "4xx", "504"]\n')
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [
-        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(tmp_path / "st.toml")),
-        *("run", f"{server.address}/openapi.json", "--checks", checks, "--phases", "examples,fuzzing", "--max-examples", "15"),
+        *(
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "--config-file",
+            str(tmp_path / "st.toml"),
+            "run",
+            f"{server.address}/openapi.json",
+        ),
+        # No schema says what is a picture, or a tensor that a graph takes: most bodies that fit it are refused.
+        *("--checks", "all", "--exclude-checks", "positive_data_acceptance", "--phases", "coverage,fuzzing", "--max-examples", "8"),
         *("--seed", "1", "--no-color", "--suppress-health-check", "all", "--request-timeout", "20"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path)

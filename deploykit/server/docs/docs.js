@@ -53,6 +53,7 @@ const section = (description, path, method, operation) => {
   const title = make("h2");
   title.append(make("span", method.toUpperCase(), "method"), make("code", path));
   made.append(title, make("p", operation.summary));
+  if (operation.description) made.append(make("pre", operation.description));
   const parameters = operation.parameters ?? [];
   if (parameters.length)
     made.append(table(parameters.map((p) => [`${p.name} (${p.in})`, [p.description, constraint(p.schema)].filter(Boolean).join(": ")])));
