@@ -1,18 +1,18 @@
 """``deploykit serve``: bundles behind HTTP, until a signal says to stop."""
 
-import os
 from pathlib import Path
 
 import click
 
 from deploykit.bundle import Bundle
 from deploykit.cli import console
-from deploykit.cli.options import backend_option, provider_option, threads_option, warn_if_untrained
+from deploykit.cli.options import backend_option, provider_option, warn_if_untrained
 from deploykit.image import DecodeLimits
+from deploykit.runtime.opening import ONNXRUNTIME
 from deploykit.server.logs import FORMATS
 from deploykit.server.repository import name_bundles
 from deploykit.server.run import address_of, open_socket
-from deploykit.server.settings import BatchSettings, Settings
+from deploykit.server.settings import BatchSettings, Settings, count_cores, share_cores
 from deploykit.server.workers import Served, serve_alone, serve_by_workers
 from deploykit.spec import Precision
 
@@ -28,8 +28,11 @@ _BATCH, _SETTINGS = BatchSettings(), Settings()
               help="Serve this precision; repeatable, the first is the default. [default: all of the bundle's]")  # fmt: skip
 @backend_option
 @provider_option
-@threads_option
-@click.option("--instances", type=click.IntRange(1), default=_BATCH.instances, show_default=True, help="Runs of a graph at once.")
+@click.option(
+    "--threads", type=click.IntRange(0), help="CPU threads per run; 0 takes all. [default: the cores divided by the instances]"
+)
+@click.option("--instances", type=click.IntRange(1),
+              help="Runs of a graph at once; 1 answers a lone caller soonest. [default: the cores, up to 8; GPU: 1]")  # fmt: skip
 @click.option(
     "--max-batch-size", type=click.IntRange(1), default=_BATCH.max_batch_size, show_default=True, help="Rows of one run at most."
 )
@@ -47,7 +50,7 @@ _BATCH, _SETTINGS = BatchSettings(), Settings()
               help="Of a picture, by its header, before it is decoded.")  # fmt: skip
 @click.option("--upload-timeout", type=click.FloatRange(0, min_open=True), default=_SETTINGS.upload_timeout_s, show_default=True,
               help="Seconds that an upload may take.")  # fmt: skip
-@click.option("--grace", type=click.IntRange(0), default=_SETTINGS.grace_s, show_default=True,
+@click.option("--grace", type=click.IntRange(1), default=_SETTINGS.grace_s, show_default=True,
               help="Seconds to finish what was accepted when told to stop.")  # fmt: skip
 @click.option("--api-key", envvar="DEPLOYKIT_API_KEY", show_envvar=True,
               help="Requests must say 'Authorization: Bearer KEY'. The variable keeps it out of lists of processes.")  # fmt: skip
@@ -62,8 +65,8 @@ def command(
     precisions: tuple[str, ...],
     backend: str | None,
     provider: str,
-    threads: int,
-    instances: int,
+    threads: int | None,
+    instances: int | None,
     workers: int,
     max_batch_size: int,
     max_queue_delay_us: int,
@@ -83,6 +86,9 @@ def command(
     The address is printed on stdout when requests are taken. A bundle that is replaced on disk is checked and takes over without a
     request lost. SIGTERM or Ctrl-C finishes what was accepted; a second one stops at once.
     """
+    cores = max(1, count_cores() // workers)
+    on_cpu = provider == "cpu" and backend in (None, ONNXRUNTIME)
+    instances, threads = share_cores(cores, instances, threads, on_cpu=on_cpu)
     settings = Settings(
         batch=BatchSettings(max_batch_size, max_queue_delay_us, max_queue_size, instances=instances),
         limits=DecodeLimits(max_bytes=max_upload_bytes, max_pixels=max_pixels),
@@ -95,7 +101,8 @@ def command(
         api_key=api_key,
         backend=backend,
         provider=provider,
-        threads=threads or (0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)),
+        threads=threads,
+        workers_of_pool=cores,
         precisions=tuple(dict.fromkeys(Precision(p) for p in precisions)),
         samples=samples,
         allow_untrained=allow_untrained,

@@ -8,6 +8,9 @@ from deploykit.errors import UsageError
 from deploykit.image import DEFAULT_LIMITS, DecodeLimits
 from deploykit.spec import Precision
 
+_MOST_INSTANCES = 8
+"""Beyond it a run gets more threads instead, so that a lone caller does not wait for one core of many."""
+
 
 @dataclass(frozen=True)
 class BatchSettings:
@@ -77,7 +80,7 @@ class Settings:
     keep_alive_s: int = 75
     grace_s: int = 30
     poll_s: float = 1.0
-    workers_of_pool: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers_of_pool: int = field(default_factory=lambda: count_cores())
     api_key: str | None = field(default=None, repr=False)
     backend: str | None = None
     provider: str = "cpu"
@@ -101,6 +104,30 @@ class Settings:
             raise UsageError("server: the API key must have at least 8 printable ASCII characters")
         if self.samples is not None and not self.samples.is_dir():
             raise UsageError(f"server: {self.samples} is no folder of sample pictures")
+
+
+def count_cores() -> int:
+    """The cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(cores: int, instances: int | None, threads: int | None, *, on_cpu: bool) -> tuple[int, int]:
+    """How many runs go on at once, and on how many CPU threads each; what is given stays.
+
+    Several runs on few threads do more than one run on all: threads that wait for each other spin. Measured on 2 cores with
+    EfficientNet-Lite0 and 32 callers: 9 ms of CPU time a picture on two times one thread, 14 ms on one time two. A lone caller is
+    answered sooner with ``instances=1``.
+
+    Args:
+        cores: of this process.
+        instances, threads: what the user says; ``threads`` 0 takes every core.
+        on_cpu: False where a GPU computes, which runs one batch at a time.
+    """
+    if not on_cpu:
+        return instances or 1, threads or 0
+    if instances is None:
+        instances = 1 if threads == 0 else max(1, min(_MOST_INSTANCES, cores // (threads or 1)))
+    return instances, max(1, cores // instances) if threads is None else threads
 
 
 def _check_least(name: str, value: int, least: int) -> None:

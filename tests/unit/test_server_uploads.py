@@ -14,7 +14,7 @@ from starlette.datastructures import QueryParams
 from deploykit.errors import RequestError, UsageError
 from deploykit.server.forms import read_file
 from deploykit.server.questions import read_predict
-from deploykit.server.settings import Settings
+from deploykit.server.settings import Settings, share_cores
 from deploykit.server.uploads import HeldBytes, find_picture, unpack
 
 
@@ -113,6 +113,25 @@ def test_questions_are_read_or_refused_and_nothing_else(fields: list[tuple[str, 
 def test_settings_that_contradict_themselves_are_refused(settings_: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         Settings(**settings_)
+
+
+@pytest.mark.parametrize(
+    ("cores", "instances", "threads", "shared"),
+    [
+        (2, None, None, (2, 1)),
+        (64, None, None, (8, 8)),
+        (1, None, None, (1, 1)),
+        (8, 1, None, (1, 8)),
+        (8, None, 4, (2, 4)),
+        (8, None, 0, (1, 0)),
+        (2, 3, 5, (3, 5)),
+    ],
+)
+def test_the_cores_are_shared_among_the_runs(
+    cores: int, instances: int | None, threads: int | None, shared: tuple[int, int]
+) -> None:
+    assert share_cores(cores, instances, threads, on_cpu=True) == shared
+    assert share_cores(cores, None, None, on_cpu=False) == (1, 0)
 
 
 def test_a_key_does_not_show_in_what_settings_print() -> None:
