@@ -9,7 +9,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,12 @@ def tell_logits(logits: npt.NDArray[np.float32], seen: Seen, model: ServedModel,
 
 def tell_predictions(predictions: Sequence[Prediction | ClassShare]) -> list[dict[str, Any]]:
     """Predictions as JSON has them."""
-    return [asdict(one) for one in predictions]
+    return [_tell(one) for one in predictions]
+
+
+def _tell(one: Prediction | ClassShare) -> dict[str, Any]:
+    # dataclasses.asdict copies every value deeply: it was a tenth of the event loop's work.
+    return dict(vars(one))
 
 
 def explain_photo(
@@ -146,7 +151,7 @@ def _tell_explanations(
     for one in explanations:
         _check_time(deadline)
         row = {
-            **asdict(one.explained),
+            **_tell(one.explained),
             "method": one.method,
             "layer": one.layer,
             "has_evidence": one.has_evidence,

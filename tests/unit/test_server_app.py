@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,20 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from deploykit.bundle import extend_bundle
 from deploykit.bundle.manifest import sha256_of
+from deploykit.errors import ParityError
 from deploykit.image import DecodeLimits
+from deploykit.server import inference, people, site
 from deploykit.server.app import make_app, make_state
 from deploykit.server.logs import Log
 from deploykit.server.metrics import Metrics
 from deploykit.server.repository import Repository
 from deploykit.server.settings import BatchSettings, Settings
 from deploykit.server.state import State
-from tests.unit.bright_bundle import make_bundle
+from deploykit.spec import Precision
+from tests.unit.bright_bundle import SPEC, bright_graph, make_bundle
 from tests.unit.bright_segments import make_segments_bundle
 
 KEY = "a-key-of-tests"
@@ -481,3 +488,84 @@ def test_the_description_names_the_models_and_limits_that_there_are(client: Test
         "/v1/samples",
         "/v1/samples/{file}",
     }
+
+
+def test_what_is_answered_is_what_the_description_says(client: TestClient) -> None:
+    told = client.get("/openapi.json").json()
+    headers = {"content-type": "image/png"}
+    for method, path, address in (
+        ("get", "/v1/models", "/v1/models"),
+        ("get", "/v1/models/{name}/labels", "/v1/models/bright/labels"),
+        ("post", "/v1/models/{name}:predict", "/v1/models/bright:predict"),
+        ("post", "/v1/models/{name}:predict", "/v1/models/segments:predict"),
+        ("post", "/v1/models/{name}:explain", "/v1/models/bright:explain?classes=top&overlay=1"),
+        ("post", "/v1/models/{name}:explain", "/v1/models/segments:explain?overlay=1"),
+        ("get", "/v1/samples", "/v1/samples"),
+        ("get", "/v2", "/v2"),
+        ("get", "/v2/models/{name}", "/v2/models/segments_explain"),
+        ("get", "/v2/models/{name}/config", "/v2/models/bright/config"),
+        ("get", "/v2/models/{name}/stats", "/v2/models/bright/stats"),
+        ("post", "/v2/repository/index", "/v2/repository/index"),
+    ):
+        body: dict[str, Any] = {"content": picture(), "headers": headers} if "{name}:" in path else {}
+        answer = client.request(method, address, **body)
+        assert answer.status_code == 200, answer.text
+        schema = told["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]
+        errors = jsonschema_rs.validator_for({**schema, "components": told["components"]}).iter_errors(answer.json())
+        assert [str(error) for error in errors] == [], address
+
+
+def test_every_address_is_described(client: TestClient) -> None:
+    routes = {route.path for route in (*people.ROUTES, *inference.ROUTES, *site.ROUTES)} - {"/page/{file}", "/docs/{file}"}
+    assert routes == set(client.get("/openapi.json").json()["paths"])
+
+
+def test_each_precision_of_a_bundle_answers_with_its_own_graph(bundles: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "two"
+    shutil.copytree(bundles["bright"], path)
+    graph = bright_graph(SPEC)
+    bias = next(constant for constant in graph.graph.initializer if constant.name == "bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([5, 0, 0], np.float32), "bias"))
+    with extend_bundle(path) as stage:
+        stage.add("int8/predict.onnx", graph.SerializeToString())
+    settings = replace(SETTINGS, precisions=(Precision.INT8, Precision.FP32))
+    with TestClient(make_app(start({"two": path}, settings))) as client:
+        (model,) = client.get("/v1/models").json()["models"]
+        assert (model["default_precision"], model["precisions"], model["explain_precisions"]) == (
+            "int8",
+            ["int8", "fp32"],
+            ["fp32"],
+        )
+        for query, precision, logit in (("", "int8", 6.0), ("?precision=fp32", "fp32", 1.0)):
+            told = predict(client, picture(), query=query, name="two").json()
+            assert (told["precision"], told["predictions"][0]["logit"]) == (precision, logit)
+        assert explain(client, "", name="two").status_code == 400
+        assert "explains nothing at int8" in explain(client, "", name="two").json()["error"]
+        assert explain(client, "precision=fp32", name="two").status_code == 200
+        image = {"name": "image", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [255] * 3072}
+        request = {"inputs": [image], "parameters": {"precision": "fp32"}, "outputs": [{"name": "logits"}]}
+        assert client.post("/v2/models/two/infer", json=request).json()["outputs"][0]["data"][0] == 1.0
+        assert client.get("/v2/models/two_explain").status_code == 404
+
+
+def test_too_many_requests_at_once_are_503_and_probes_are_answered_all_the_same(bundles: dict[str, Path]) -> None:
+    state = start({"bright": bundles["bright"]}, replace(SETTINGS, max_requests=1))
+    with TestClient(make_app(state)) as client:
+        state.in_flight = 1
+        full = predict(client, picture())
+        assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+        assert client.get("/v2/health/live").status_code == 200
+        state.in_flight = 0
+        assert predict(client, picture()).status_code == 200
+
+
+def test_a_bundle_that_does_not_give_its_golden_answers_is_not_served(bundles: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "liar"
+    shutil.copytree(bundles["bright"], path)
+    file = io.BytesIO()
+    pixels = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (0, 255)])
+    np.savez(file, image=pixels, logits=np.array([[1, 2, 3], [3, 2, 1]], np.float32))
+    with extend_bundle(path) as stage:
+        stage.add("golden.npz", file.getvalue())
+    with pytest.raises(ParityError, match="of the largest logit from its golden vectors"):
+        start({"liar": path}, SETTINGS)
