@@ -29,7 +29,7 @@ def make_state(settings: Settings, repository: Repository, metrics: Metrics, log
         log=log,
         decode=Pool(settings.workers_of_pool, waiting, "decode"),
         explain=Pool(max(settings.batch.instances, settings.workers_of_pool), waiting, "explain"),
-        held=HeldBytes(settings.max_held_bytes),
+        held=HeldBytes(settings.max_held_bytes, metrics.held_bytes.set),
     )
 
 

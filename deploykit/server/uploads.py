@@ -11,7 +11,7 @@ import binascii
 import contextlib
 import json
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email.message import Message
 
 from starlette.requests import ClientDisconnect, Request
@@ -24,10 +24,15 @@ _FIELD = "image"
 
 
 class HeldBytes:
-    """How many bytes of bodies are in memory, over all requests of one event loop."""
+    """How many bytes of bodies are in memory, over all requests of one event loop.
 
-    def __init__(self, most: int) -> None:
-        self._most, self.count = most, 0
+    Args:
+        most: that may be.
+        observe: told of every change.
+    """
+
+    def __init__(self, most: int, observe: Callable[[int], None] = lambda count: None) -> None:
+        self._most, self._observe, self.count = most, observe, 0
 
     def take(self, size: int) -> None:
         """Count bytes that are about to be kept.
@@ -44,10 +49,12 @@ class HeldBytes:
                 headers={"retry-after": "1", "connection": "close"},
             )
         self.count += size
+        self._observe(self.count)
 
     def give_back(self, size: int) -> None:
         """Uncount them."""
         self.count -= size
+        self._observe(self.count)
 
 
 @contextlib.asynccontextmanager

@@ -1,14 +1,23 @@
 """A real ``deploykit serve`` for tests: started on a free port, watched, and always ended."""
 
 import contextlib
+import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy.typing as npt
+import tritonclient.http as triton
+from PIL import Image
 
 START_S = 60
 END_S = 30
@@ -73,3 +82,51 @@ def serving(*arguments: str | Path, **environment: str) -> Iterator[Server]:
         reader.join(END_S)
         process.stdout.close()
         process.stderr.close()
+
+
+def grey(level: int, size: tuple[int, int] = (60, 40)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (level, level, level)).save(file, "PNG")
+    return file.getvalue()
+
+
+def bright_logit(level: int) -> float:
+    """What the bright bundle says of a grey picture."""
+    return max(0.0, level / 127.5 - 1)
+
+
+def ask(address: str, data: bytes, path: str = "bright:predict?top=3", **options: Any) -> httpx.Response:
+    return httpx.post(f"{address}/v1/models/{path}", content=data, headers={"content-type": "image/png"}, timeout=30, **options)
+
+
+def logit_of(answer: httpx.Response, label: str = "bright") -> float:
+    assert answer.status_code == 200, answer.text
+    return float(next(p["logit"] for p in answer.json()["predictions"] if p["label"] == label))
+
+
+def tensor(name: str, values: npt.NDArray[Any], datatype: str) -> triton.InferInput:
+    made = triton.InferInput(name, values.shape, datatype)
+    made.set_data_from_numpy(values)
+    return made
+
+
+def count(server: Server, metric: str) -> float:
+    """A counter's value at /metrics; 0 where it has not begun to count."""
+    text = httpx.get(f"{server.address}/metrics").text
+    return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(metric)), 0.0)
+
+
+def until(is_true: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if is_true():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+HEAD = b"POST /v1/models/bright:predict HTTP/1.1\r\nhost: test\r\ncontent-type: image/png\r\n"
