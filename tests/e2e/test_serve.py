@@ -60,7 +60,7 @@ def test_everything_that_tritonclient_offers_works(server: Server) -> None:
     assert not client.is_model_ready("what")
     assert client.get_server_metadata()["name"] == "deploykit"
     assert client.get_model_metadata("bright")["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 3]}]
-    assert client.get_model_config("bright", "1")["max_batch_size"] == 8
+    assert client.get_model_config("bright", "1")["max_batch_size"] == 4
     assert {m["name"] for m in client.get_model_repository_index()} == {"bright", "bright_explain", "resnet18", "resnet18_explain"}
     pixels = np.full((2, 32, 32, 3), 255, np.uint8)
     pixels[1] = 0
@@ -85,7 +85,7 @@ def test_everything_that_tritonclient_offers_works(server: Server) -> None:
     with pytest.raises(triton.InferenceServerException, match="expected image uint8"):
         client.infer("bright", [tensor("image", pixels.transpose(0, 3, 1, 2).copy(), "UINT8")])
     with pytest.raises(triton.InferenceServerException, match="time was up"):
-        client.infer("resnet18", [tensor("image", np.zeros((8, 224, 224, 3), np.uint8), "UINT8")], timeout=1)
+        client.infer("resnet18", [tensor("image", np.zeros((4, 224, 224, 3), np.uint8), "UINT8")], timeout=1)
     client.close()
 
 

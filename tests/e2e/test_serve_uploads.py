@@ -115,11 +115,11 @@ def test_what_is_no_http_is_refused_and_the_server_goes_on(server: Server, sent:
 
 
 def test_a_caller_that_hangs_up_takes_its_request_out_of_the_queue(server: Server) -> None:
-    pixels = bytes(8 * 224 * 224 * 3)
+    pixels = bytes(4 * 224 * 224 * 3)
     head = json.dumps(
         {
             "inputs": [
-                {"name": "image", "shape": [8, 224, 224, 3], "datatype": "UINT8", "parameters": {"binary_data_size": len(pixels)}}
+                {"name": "image", "shape": [4, 224, 224, 3], "datatype": "UINT8", "parameters": {"binary_data_size": len(pixels)}}
             ]
         }
     ).encode()
