@@ -119,7 +119,7 @@ def test_a_full_queue_says_503_and_when_to_come_back() -> None:
 
 
 def test_a_queue_is_bounded_in_bytes_too_and_takes_one_job_of_any_size() -> None:
-    made = queue(job(1, 8), max_queue_bytes=8)
+    made = queue(job(1, 8), max_batch_size=8, max_queue_bytes=8)
     with pytest.raises(RequestError, match="hold 32 bytes"):
         made.add(job(1))
     made.take(1)
