@@ -104,7 +104,7 @@ def unpack(body: bytes | bytearray, encoding: str, most: int) -> bytes | bytearr
     except zlib.error as error:
         raise RequestError(400, f"the body is no {name}: {error}") from error
     if len(data) > most:
-        raise too_large(f"the {name} body unpacks to more than", most)
+        raise too_large(f"the {name} body unpacks to more", most)
     if not stream.eof or stream.unused_data:
         raise RequestError(400, f"the {name} body {'goes on behind its end' if stream.eof else 'is cut off'}")
     return data
@@ -141,7 +141,7 @@ def too_large(what: str, most: int) -> RequestError:
     """The refusal of too many bytes."""
     return RequestError(
         413,
-        f"{what} {most:,} bytes, which are allowed at most (--max-upload-bytes)",
+        f"{what}, at most {most:,} bytes are allowed (--max-upload-bytes)",
         "send a smaller picture",
         kind="too_large",
         headers={"connection": "close"},
@@ -151,14 +151,14 @@ def too_large(what: str, most: int) -> RequestError:
 def _check_length(request: Request, most: int) -> None:
     length = request.headers.get("content-length", "0")
     if length.isascii() and length.isdecimal() and int(length) > most:
-        raise too_large(f"the body has {int(length):,} bytes, more than the", most)
+        raise too_large(f"the body has {int(length):,} bytes", most)
 
 
 async def _fill(body: bytearray, request: Request, most: int, held: HeldBytes) -> None:
     try:
         async for piece in request.stream():
             if len(body) + len(piece) > most:
-                raise too_large("the body has more than", most)
+                raise too_large("the body does not end", most)
             held.take(len(piece))
             body += piece
     except ClientDisconnect:

@@ -38,7 +38,7 @@ def test_more_bytes_than_allowed_are_413_by_their_header_or_as_they_come(client:
     data = bytes(SETTINGS.max_upload_bytes + 1)
     answer = client.post("/v1/models/bright:predict", content=data if declared else iter([data[:1000], data[1000:]]))
     assert answer.status_code == 413
-    assert "200,000 bytes, which are allowed at most" in answer.json()["error"]
+    assert "at most 200,000 bytes are allowed" in answer.json()["error"]
     assert answer.headers["connection"] == "close"
 
 
