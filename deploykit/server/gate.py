@@ -176,6 +176,6 @@ def _add_headers(message: Message, request_id: str, *, closing: bool) -> None:
     message["headers"] = headers
 
 
-def json_bytes(value: object) -> bytes:
-    """JSON as it is sent: UTF-8 without spaces."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+def json_response(value: object) -> Response:
+    """An answer of JSON: UTF-8 without spaces."""
+    return Response(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), media_type="application/json")

@@ -23,7 +23,7 @@ from deploykit.errors import RequestError
 from deploykit.runtime.session import Array
 from deploykit.server.batch_queue import Answer
 from deploykit.server.batcher import Batcher
-from deploykit.server.gate import json_bytes
+from deploykit.server.gate import json_response
 from deploykit.server.model_config import describe_config, describe_model
 from deploykit.server.protocol import HEADER_LENGTH, InferRequest, choose_outputs, encode_answer, parse_request
 from deploykit.server.repository import split_name
@@ -71,20 +71,22 @@ async def ready(request: Request) -> Response:
 async def server_metadata(request: Request) -> Response:
     """What this server is."""
     note_of(request).endpoint = "metadata"
-    return _json({"name": "deploykit", "version": __version__, "extensions": list(EXTENSIONS)})
+    return json_response({"name": "deploykit", "version": __version__, "extensions": list(EXTENSIONS)})
 
 
 async def model_metadata(request: Request) -> Response:
     """The tensors of a graph."""
     with _target(request, "metadata") as target:
-        return _json(describe_model(target.name, target.batcher(None)))
+        return json_response(describe_model(target.name, target.batcher(None)))
 
 
 async def model_config(request: Request) -> Response:
     """The same in the words of Triton's model configuration, with how requests are batched."""
     with _target(request, "metadata") as target:
         settings = state_of(request).settings
-        return _json(describe_config(target.name, target.batcher(None), settings, has_labels=target.model.labels is not None))
+        return json_response(
+            describe_config(target.name, target.batcher(None), settings, has_labels=target.model.labels is not None)
+        )
 
 
 async def model_ready(request: Request) -> Response:
@@ -98,14 +100,14 @@ async def model_statistics(request: Request) -> Response:
     """What a graph has done, over all precisions."""
     with _target(request, "metadata") as target:
         target.batcher(None)
-        return _json({"model_stats": _statistics(target.name, target.model, is_explain=target.is_explain)})
+        return json_response({"model_stats": _statistics(target.name, target.model, is_explain=target.is_explain)})
 
 
 async def all_statistics(request: Request) -> Response:
     """What every graph has done."""
     note_of(request).endpoint = "metadata"
     models = state_of(request).repository.models()
-    return _json({"model_stats": [row for model in models for row in _all_statistics(model)]})
+    return json_response({"model_stats": [row for model in models for row in _all_statistics(model)]})
 
 
 async def repository_index(request: Request) -> Response:
@@ -118,7 +120,7 @@ async def repository_index(request: Request) -> Response:
         for suffix, graph in (("", True), (EXPLAIN_SUFFIX, model.graphs[model.default].explain is not None))
         if graph
     ]
-    return _json([{"name": name, "version": "1", "state": "READY", "reason": ""} for name in names])
+    return json_response([{"name": name, "version": "1", "state": "READY", "reason": ""} for name in names])
 
 
 async def infer(request: Request) -> Response:
@@ -186,8 +188,8 @@ def _target(request: Request, endpoint: str) -> Iterator[_Target]:
 async def _parse(request: Request, body: bytearray) -> InferRequest:
     settings, state = state_of(request).settings, state_of(request)
     encoding, length = request.headers.get("content-encoding", ""), request.headers.get(HEADER_LENGTH)
-    json_bytes_here = len(body) if length is None or not length.isdecimal() else int(length)
-    if not encoding and json_bytes_here <= _IN_A_THREAD:
+    json_size = len(body) if length is None or not length.isdecimal() else int(length)
+    if not encoding and json_size <= _IN_A_THREAD:
         return parse_request(body, length)
     return await state.decode.run(lambda: parse_request(unpack(body, encoding, settings.max_upload_bytes), length))
 
@@ -245,7 +247,3 @@ def _all_statistics(model: ServedModel) -> list[dict[str, Any]]:
 
 def _unknown(name: str, reason: str) -> RequestError:
     return RequestError(404, f"unknown model {name[:100]!r}: {reason}", kind="unknown_model")
-
-
-def _json(value: object) -> Response:
-    return Response(json_bytes(value), media_type="application/json")

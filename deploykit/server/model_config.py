@@ -5,20 +5,22 @@ Source of the words: https://github.com/triton-inference-server/common/blob/main
 
 from typing import Any
 
+from deploykit.runtime.opening import ONNXRUNTIME
 from deploykit.runtime.session import TensorInfo
 from deploykit.server.batcher import Batcher
 from deploykit.server.settings import Settings
 from deploykit.server.tensors import NAMES
 
-PLATFORM = "onnxruntime_onnx"
+_ONNX, _PLAN = ("onnxruntime_onnx", "onnxruntime"), ("tensorrt_plan", "tensorrt")
+"""Platform and backend, as Triton names them."""
 
 
-def describe_model(name: str, graph: Batcher) -> dict[str, Any]:
+def describe_model(name: str, graph: Batcher, settings: Settings) -> dict[str, Any]:
     """The metadata: tensors with their shapes, -1 where a dimension is free."""
     return {
         "name": name,
         "versions": ["1"],
-        "platform": PLATFORM,
+        "platform": _platform(settings)[0],
         "inputs": [_metadata(one) for one in graph.inputs],
         "outputs": [_metadata(one) for one in graph.outputs],
     }
@@ -27,10 +29,12 @@ def describe_model(name: str, graph: Batcher) -> dict[str, Any]:
 def describe_config(name: str, graph: Batcher, settings: Settings, *, has_labels: bool) -> dict[str, Any]:
     """The configuration: ``dims`` are without the rows; how requests are put together stands in ``dynamic_batching``."""
     batch = settings.batch
+    platform, backend = _platform(settings)
+    on_cpu = platform == _ONNX[0] and settings.provider == "cpu"
     return {
         "name": name,
-        "platform": PLATFORM,
-        "backend": "onnxruntime",
+        "platform": platform,
+        "backend": backend,
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": graph.max_batch_size,
         "input": [_config(one) for one in graph.inputs],
@@ -38,9 +42,7 @@ def describe_config(name: str, graph: Batcher, settings: Settings, *, has_labels
             _config(one) | ({"label_filename": "labels.txt"} if has_labels and one.name == "logits" else {})
             for one in graph.outputs
         ],
-        "instance_group": [
-            {"name": name, "kind": "KIND_CPU" if settings.provider == "cpu" else "KIND_GPU", "count": batch.instances}
-        ],
+        "instance_group": [{"name": name, "kind": "KIND_CPU" if on_cpu else "KIND_GPU", "count": batch.instances}],
         "dynamic_batching": {
             "max_queue_delay_microseconds": batch.max_queue_delay_us,
             "default_queue_policy": {
@@ -51,6 +53,10 @@ def describe_config(name: str, graph: Batcher, settings: Settings, *, has_labels
             },
         },
     }
+
+
+def _platform(settings: Settings) -> tuple[str, str]:
+    return _ONNX if settings.backend in (None, ONNXRUNTIME) else _PLAN
 
 
 def _metadata(tensor: TensorInfo) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from starlette.routing import Route
 
 from deploykit.errors import RequestError
 from deploykit.image.formats import SUFFIXES
-from deploykit.server.gate import json_bytes
+from deploykit.server.gate import json_response
 from deploykit.server.pictures import explain_photo, see, tell_logits
 from deploykit.server.questions import Question, read_explain, read_predict
 from deploykit.server.served_model import Graphs, ServedModel
 from deploykit.server.settings import Settings
-from deploykit.server.state import Note, State, note_of, state_of
+from deploykit.server.state import Note, note_of, state_of
 from deploykit.server.uploads import find_picture, read_body, unpack
 from deploykit.server.waiting import answer_in_time, deadline_of
 from deploykit.spec import Precision
@@ -34,7 +34,7 @@ async def list_models(request: Request) -> Response:
     """What is served, and what each model can do."""
     state = state_of(request)
     note_of(request).endpoint = "models"
-    return _json({"models": [describe(model) for model in state.repository.models()]})
+    return json_response({"models": [describe(model) for model in state.repository.models()]})
 
 
 async def list_labels(request: Request) -> Response:
@@ -45,7 +45,7 @@ async def list_labels(request: Request) -> Response:
         note.model = model.name
         if model.labels is None:
             raise RequestError(404, f"{model.name} has no labels, its classes are known by number", kind="no_labels")
-        return _json({"labels": list(model.labels)})
+        return json_response({"labels": list(model.labels)})
 
 
 async def predict(request: Request) -> Response:
@@ -59,10 +59,9 @@ async def predict(request: Request) -> Response:
         async with read_body(request, state.settings, state.held) as body:
             note.stages_ms["upload"] = note.elapsed_ms()
             deadline = deadline_of(request, state.settings)
-            predictions = await answer_in_time(
-                request, _predict(state, note, model, graphs, question, request, body, deadline), deadline
-            )
-    return _json({**_about(model, precision, graphs, note), "predictions": predictions, "timing_ms": _timing(note)})
+            work = _predict(request, body, model, graphs, question, deadline)
+            predictions = await answer_in_time(request, work, deadline)
+    return json_response({**_about(model, precision, graphs, note), "predictions": predictions, "timing_ms": _timing(note)})
 
 
 async def explain(request: Request) -> Response:
@@ -86,14 +85,14 @@ async def explain(request: Request) -> Response:
             told, stages = await answer_in_time(request, work, deadline)
             note.stages_ms["queue"] = max(0.0, note.elapsed_ms() - before - sum(stages.values()))
             note.stages_ms.update(stages)
-    return _json({**_about(model, precision, graphs, note), **told, "timing_ms": _timing(note)})
+    return json_response({**_about(model, precision, graphs, note), **told, "timing_ms": _timing(note)})
 
 
 async def list_samples(request: Request) -> Response:
     """The pictures that can be tried."""
     note_of(request).endpoint = "samples"
     names = await asyncio.to_thread(_sample_names, state_of(request).settings.samples)
-    return _json({"samples": [{"name": name, "url": f"/v1/samples/{quote(name)}"} for name in names]})
+    return json_response({"samples": [{"name": name, "url": f"/v1/samples/{quote(name)}"} for name in names]})
 
 
 async def sample(request: Request) -> Response:
@@ -141,16 +140,10 @@ def _picture(request: Request, body: bytearray, settings: Settings) -> bytes | b
 
 
 async def _predict(
-    state: State,
-    note: Note,
-    model: ServedModel,
-    graphs: Graphs,
-    question: Question,
-    request: Request,
-    body: bytearray,
-    deadline: float,
+    request: Request, body: bytearray, model: ServedModel, graphs: Graphs, question: Question, deadline: float
 ) -> list[dict[str, Any]]:
-    manifest, before = model.manifest, note.elapsed_ms()
+    state, note, manifest = state_of(request), note_of(request), model.manifest
+    before = note.elapsed_ms()
     read = partial(_picture, request, body, state.settings)
     seen = await state.decode.run(partial(see, read, state.settings.limits, manifest))
     note.stages_ms["decode"] = seen.decode_ms
@@ -177,7 +170,3 @@ def _sample_names(folder: Path | None) -> list[str]:
         return []
     files = (entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file() and not entry.is_symlink())
     return sorted(entry.name for entry in files if not entry.name.startswith("."))
-
-
-def _json(value: object) -> Response:
-    return Response(json_bytes(value), media_type="application/json")

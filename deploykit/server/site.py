@@ -7,7 +7,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from deploykit.errors import RequestError
-from deploykit.server.gate import json_bytes
+from deploykit.server.gate import json_response
 from deploykit.server.openapi import describe_interface
 from deploykit.server.state import note_of, state_of
 
@@ -49,7 +49,7 @@ async def docs_file(request: Request) -> Response:
 async def openapi(request: Request) -> Response:
     """The description of the interface, to read by programs: https://spec.openapis.org/oas/v3.1.0."""
     note_of(request).endpoint = "files"
-    return Response(json_bytes(describe_interface(state_of(request))), media_type="application/json")
+    return json_response(describe_interface(state_of(request)))
 
 
 async def metrics(request: Request) -> Response:
