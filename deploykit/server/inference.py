@@ -77,16 +77,14 @@ async def server_metadata(request: Request) -> Response:
 async def model_metadata(request: Request) -> Response:
     """The tensors of a graph."""
     with _target(request, "metadata") as target:
-        return json_response(describe_model(target.name, target.batcher(None)))
+        return json_response(describe_model(target.name, target.batcher(None), state_of(request).settings))
 
 
 async def model_config(request: Request) -> Response:
     """The same in the words of Triton's model configuration, with how requests are batched."""
     with _target(request, "metadata") as target:
-        settings = state_of(request).settings
-        return json_response(
-            describe_config(target.name, target.batcher(None), settings, has_labels=target.model.labels is not None)
-        )
+        has_labels = target.model.labels is not None
+        return json_response(describe_config(target.name, target.batcher(None), state_of(request).settings, has_labels=has_labels))
 
 
 async def model_ready(request: Request) -> Response:
