@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy.typing as npt
 
 from deploykit.bundle import Bundle, Golden, sha256_of
 from deploykit.bundle.manifest import MANIFEST_NAME
@@ -81,7 +83,7 @@ def _project(bundle: Bundle, precision: Precision, plans: tuple[str, ...], name:
     if manifest.input not in ("pixels", "float"):
         raise UsageError(
             f"{bundle.path} takes {manifest.input} inputs, the C++ runner feeds pixels or float",
-            hint="export it again without --input photo: the project resizes photos itself, bit for bit as deploykit does",
+            hint="export it again without --embed-resize: the project resizes photos itself, bit for bit as deploykit does",
         )
     graphs = {kind: GraphFacts(f"{precision}/{kind}.onnx", graph_digest(p)) for kind, p in find_graphs(bundle, precision).items()}
     for file in (GOLDEN_NAME, LABELS_NAME):
@@ -106,7 +108,12 @@ def _project(bundle: Bundle, precision: Precision, plans: tuple[str, ...], name:
 
 
 def _golden_arrays(golden: Golden) -> Arrays:
-    arrays = {"image": golden.image, "logits": golden.logits, "explained_class": golden.explained_class, "cam": golden.cam}
+    arrays: dict[str, npt.NDArray[Any] | None] = {
+        "image": golden.image,
+        "logits": golden.logits,
+        "explained_class": golden.explained_class,
+        "cam": golden.cam,
+    }
     return {name: array for name, array in arrays.items() if array is not None}
 
 

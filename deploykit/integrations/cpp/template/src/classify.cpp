@@ -1,7 +1,8 @@
-// Names what is in a photo and shows why: the top classes on stdout; the map (PGM) and the photo with the map over it (PPM) as files.
+// Names what is in a photo and shows why: the top classes on stdout; the map (PGM) and the photo with the map over it (PPM) as
+// files.
 //
-// Without TensorRT it goes as far as it can: it shows what the network would see of the photo, and with --golden ROW it takes a golden
-// vector's picture and answer in place of a photo and an engine.
+// Without TensorRT it goes as far as it can: it shows what the network would see of the photo, and with --golden ROW it takes a
+// golden vector's picture and answer in place of a photo and an engine.
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -39,7 +40,8 @@ void show(const Image& photo, const CropBox& box, const Answer& answer, int top,
     std::printf("%6.4f  %5d  %s\n", static_cast<double>(one.probability), one.class_index, one.label.c_str());
   }
   if (answer.cam.empty()) return;
-  if (!has_evidence(answer.cam.data(), answer.cam.size())) std::printf("nothing in the photo speaks for the class: the map is zero everywhere\n");
+  if (!has_evidence(answer.cam.data(), answer.cam.size()))
+    std::printf("nothing in the photo speaks for the class: the map is zero everywhere\n");
   const Map map = normalize_map(answer.cam.data(), answer.cam_height, answer.cam_width, model.image.height, model.image.width);
   const Map on_photo = place_map(map, box, photo.width, photo.height);
   write_pgm(prefix + ".map.pgm", on_photo);
@@ -50,11 +52,13 @@ void show(const Image& photo, const CropBox& box, const Answer& answer, int top,
 int show_golden(int row, int top, const std::string& prefix) {
   const ArrayFile golden(DEPLOYKIT_DATA "/golden.bin", model.golden_sha256);
   const Array& image = golden.get("image", DataType::uint8);
-  if (static_cast<std::size_t>(row) >= image.shape[0]) throw Misuse("--golden is " + std::to_string(row) + ", there are " + std::to_string(image.shape[0]));
+  if (static_cast<std::size_t>(row) >= image.shape[0])
+    throw Misuse("--golden is " + std::to_string(row) + ", there are " + std::to_string(image.shape[0]));
   const auto at = static_cast<std::size_t>(row);
   const auto part = [at](const auto& values, std::size_t rows) {
     const std::size_t size = values.size() / rows;
-    return std::vector(values.begin() + static_cast<std::ptrdiff_t>(at * size), values.begin() + static_cast<std::ptrdiff_t>((at + 1) * size));
+    return std::vector(values.begin() + static_cast<std::ptrdiff_t>(at * size),
+                       values.begin() + static_cast<std::ptrdiff_t>((at + 1) * size));
   };
   const std::size_t rows = image.shape[0];
   const Image picture{model.image.width, model.image.height, part(golden.bytes("image"), rows)};
@@ -80,7 +84,8 @@ Answer answer_to([[maybe_unused]] const Image& input, [[maybe_unused]] const std
   Explanation explanation = runner.explain(input.pixels.data(), 1, &wanted);
   return {std::move(explanation.logits), std::move(explanation.cam), explanation.cam_height, explanation.cam_width};
 #else
-  throw Error("this program was built without TensorRT, so no engine answers", "configure with -DTensorRT_ROOT=FOLDER, or try --golden 0");
+  throw Error("this program was built without TensorRT, so no engine answers",
+              "configure with -DTensorRT_ROOT=FOLDER, or try --golden 0");
 #endif
 }
 
@@ -88,7 +93,8 @@ Image read_photo(const std::string& path, const std::string& raw) {
   if (raw.empty()) return read_ppm(path);
   const std::size_t cross = raw.find('x');
   if (cross == std::string::npos) throw Misuse("--raw is " + raw + ", expected WIDTHxHEIGHT");
-  return read_raw(path, number_of(raw.substr(0, cross), "--raw's width", 1, most_length), number_of(raw.substr(cross + 1), "--raw's height", 1, most_length));
+  return read_raw(path, number_of(raw.substr(0, cross), "--raw's width", 1, most_length),
+                  number_of(raw.substr(cross + 1), "--raw's height", 1, most_length));
 }
 
 int run(Arguments& arguments) {
@@ -116,4 +122,6 @@ int run(Arguments& arguments) {
 
 }  // namespace
 
-int main(int count, char** values) { return deploykit::run_program(count, values, run); }
+int main(int count, char** values) {
+  return deploykit::run_program(count, values, run);
+}

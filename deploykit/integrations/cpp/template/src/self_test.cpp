@@ -59,7 +59,8 @@ void check_logits(const std::vector<float>& expected, const std::vector<float>& 
     difference = std::isfinite(seen[i]) ? std::max(difference, std::fabs(expected[i] - seen[i])) : INFINITY;
   }
   const double relative = static_cast<double>(difference / largest);
-  const std::string found = what + ": logits differ by " + std::to_string(relative) + " of the largest, " + std::to_string(model.tolerances.logits) + " allowed";
+  const std::string found = what + ": logits differ by " + std::to_string(relative) + " of the largest, " +
+                            std::to_string(model.tolerances.logits) + " allowed";
   std::printf("%s\n", found.c_str());
   if (!(relative <= model.tolerances.logits)) throw Error(found);
 }
@@ -70,9 +71,11 @@ void check_maps(const std::vector<float>& expected, const std::vector<float>& se
   std::vector<double> differences;
   for (std::size_t row = 0; row < count; ++row) {
     const float *a = expected.data() + row * size, *b = seen.data() + row * size;
-    const float most_a = std::max(*std::max_element(a, a + size), 1e-38F), most_b = std::max(*std::max_element(b, b + size), 1e-38F);
+    const float most_a = std::max(*std::max_element(a, a + size), 1e-38F),
+                most_b = std::max(*std::max_element(b, b + size), 1e-38F);
     double most = 0;
-    for (std::size_t i = 0; i < size; ++i) most = std::max(most, std::fabs(static_cast<double>(a[i] / most_a) - static_cast<double>(b[i] / most_b)));
+    for (std::size_t i = 0; i < size; ++i)
+      most = std::max(most, std::fabs(static_cast<double>(a[i] / most_a) - static_cast<double>(b[i] / most_b)));
     differences.push_back(most);
   }
   std::sort(differences.begin(), differences.end());
@@ -100,7 +103,8 @@ void check_batch(Runner& runner, const Golden& golden, std::size_t count) {
 void check_threads(Runner& runner, const Golden& golden) {
   const auto count = static_cast<std::size_t>(runner.batch().min);
   std::vector<std::vector<float>> alone;
-  for (std::size_t row = 0; row < golden.rows; ++row) alone.push_back(runner.predict(rows_of(golden.image, golden.rows, row, count).data(), count));
+  for (std::size_t row = 0; row < golden.rows; ++row)
+    alone.push_back(runner.predict(rows_of(golden.image, golden.rows, row, count).data(), count));
   std::exception_ptr failure;
   std::mutex mutex;
   std::vector<std::thread> threads;
@@ -109,7 +113,8 @@ void check_threads(Runner& runner, const Golden& golden) {
       try {
         for (std::size_t i = 0; i < 20; ++i) {
           const std::size_t row = (first + i) % golden.rows;
-          if (runner.predict(rows_of(golden.image, golden.rows, row, count).data(), count) != alone[row]) throw Error("threads get other answers than one caller");
+          if (runner.predict(rows_of(golden.image, golden.rows, row, count).data(), count) != alone[row])
+            throw Error("threads get other answers than one caller");
         }
       } catch (...) {
         const std::lock_guard<std::mutex> lock(mutex);
@@ -124,15 +129,19 @@ void check_threads(Runner& runner, const Golden& golden) {
 
 int run(Arguments& arguments) {
   const std::vector<std::string> given = arguments.plain(0, 1, "usage: self_test [FOLDER OF PLANS]");
-  if (given.empty() && model.plans.empty()) throw Error("there are no plans", "build some with: deploykit build BUNDLE, then deploykit cpp BUNDLE --force");
+  if (given.empty() && model.plans.empty())
+    throw Error("there are no plans", "build some with: deploykit build BUNDLE, then deploykit cpp BUNDLE --force");
   const std::string folder = given.empty() ? DEPLOYKIT_DATA "/../plans/" + std::string(model.plans[0].folder) : given[0];
   const Golden golden = read_golden();
   Runner runner(model, folder);
-  for (const int size : {runner.batch().min, runner.batch().opt, runner.batch().max}) check_batch(runner, golden, static_cast<std::size_t>(size));
+  for (const int size : {runner.batch().min, runner.batch().opt, runner.batch().max})
+    check_batch(runner, golden, static_cast<std::size_t>(size));
   check_threads(runner, golden);
   return 0;
 }
 
 }  // namespace
 
-int main(int count, char** values) { return deploykit::run_program(count, values, run); }
+int main(int count, char** values) {
+  return deploykit::run_program(count, values, run);
+}

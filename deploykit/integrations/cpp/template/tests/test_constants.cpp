@@ -35,7 +35,8 @@ void test() {
   }
   for (const Layer& layer : model.layers) {
     CHECK(layer.activations.shape == layer.gradients.shape);
-    CHECK(layer.cam.rank == 3 && layer.cam.shape[1] == layer.activations.shape[2] && layer.cam.shape[2] == layer.activations.shape[3]);
+    CHECK(layer.cam.rank == 3 && layer.cam.shape[1] == layer.activations.shape[2] &&
+          layer.cam.shape[2] == layer.activations.shape[3]);
   }
   std::set<std::string_view> folders;
   for (const PlanFacts& plans : model.plans) {
@@ -47,7 +48,8 @@ void test() {
     CHECK(beside.files.size() == compiled.files.size());
     for (const PlanEntry& file : compiled.files) {
       const PlanEntry* same = beside.find(file.name);
-      CHECK(same != nullptr && same->sha256 == file.sha256 && same->size_bytes == file.size_bytes && same->graph_sha256 == file.graph_sha256);
+      CHECK(same != nullptr && same->sha256 == file.sha256 && same->size_bytes == file.size_bytes &&
+            same->graph_sha256 == file.graph_sha256);
     }
   }
   CHECK(label_of(model, 0) == (model.labels.empty() ? "class 0" : std::string(model.labels[0])));
@@ -56,4 +58,6 @@ void test() {
 
 }  // namespace
 
-int main() { return check::run(test); }
+int main() {
+  return check::run(test);
+}

@@ -19,7 +19,8 @@ void test_content() {
   const Array& image = golden.get("image", DataType::uint8);
   const std::size_t rows = image.shape[0];
   CHECK(rows >= 1 && image.size() == rows * model.predict.inputs[0].row_size());
-  CHECK(image.shape[1] == static_cast<std::size_t>(model.image.height) && image.shape[2] == static_cast<std::size_t>(model.image.width));
+  CHECK(image.shape[1] == static_cast<std::size_t>(model.image.height) &&
+        image.shape[2] == static_cast<std::size_t>(model.image.width));
   const std::vector<float> logits = golden.floats("logits");
   CHECK(logits.size() == rows * static_cast<std::size_t>(model.num_classes));
   CHECK(golden.has("cam") == model.explain.exists());
@@ -33,7 +34,8 @@ void test_content() {
   for (std::size_t row = 0; row < rows; ++row) {
     const float* own = logits.data() + row * static_cast<std::size_t>(model.num_classes);
     CHECK(rank(model, own, 1)[0].class_index == static_cast<int>(classes[row]));
-    const Map map = normalize_map(cam.data() + row * tensor.row_size(), static_cast<int>(tensor.shape[1]), static_cast<int>(tensor.shape[2]), model.image.height, model.image.width);
+    const Map map = normalize_map(cam.data() + row * tensor.row_size(), static_cast<int>(tensor.shape[1]),
+                                  static_cast<int>(tensor.shape[2]), model.image.height, model.image.width);
     CHECK(map.values.size() == static_cast<std::size_t>(model.image.height) * static_cast<std::size_t>(model.image.width));
   }
 }
@@ -61,7 +63,8 @@ void test_damage() {
       changed[at] = static_cast<char>(value);
       try {
         const ArrayFile file("golden.bin", changed, {});
-        for (const Array& array : file.arrays()) CHECK(array.data.empty() || array.data.back() == array.data[array.data.size() - 1]);
+        for (const Array& array : file.arrays())
+          CHECK(array.data.empty() || array.data.back() == array.data[array.data.size() - 1]);
       } catch (const Error&) {
         continue;
       }

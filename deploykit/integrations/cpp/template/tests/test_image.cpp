@@ -33,7 +33,9 @@ void test_resize(const ArrayFile& fixtures) {
     for (std::size_t i = 0; i < expected.pixels.size(); ++i) {
       if (made.pixels[i] != expected.pixels[i]) ++differing;
     }
-    if (differing > 0) std::fprintf(stderr, "photo %s, %d x %d: %zu of %zu values differ\n", number.c_str(), photo.width, photo.height, differing, expected.pixels.size());
+    if (differing > 0)
+      std::fprintf(stderr, "photo %s, %d x %d: %zu of %zu values differ\n", number.c_str(), photo.width, photo.height, differing,
+                   expected.pixels.size());
     CHECK(made.pixels == expected.pixels);
     const CropBox box = placement(photo.width, photo.height, model.image);
     const std::vector<float> places = fixtures.floats("box_" + number);
@@ -70,8 +72,9 @@ void test_refusals() {
 void test_ppm() {
   const Image image = parse_ppm("P6 # made by hand\n2 1\n255\nabcdef", "a.ppm");
   CHECK(image.width == 2 && image.height == 1 && image.pixels[5] == 'f');
-  for (const char* wrong : {"", "P5\n2 1\n255\nab", "P6", "P6\n#", "P6\n2 1\n255\nabcde", "P6\n2 1\n255\nabcdefg", "P6\n2 1\n65535\nabcdefabcdef", "P6\n0 1\n255\n", "P6\n-2 1\n255\nabcdef",
-                            "P6\n99999999999999 1\n255\nabcdef", "P6\n2 1\n255"}) {
+  for (const char* wrong :
+       {"", "P5\n2 1\n255\nab", "P6", "P6\n#", "P6\n2 1\n255\nabcde", "P6\n2 1\n255\nabcdefg", "P6\n2 1\n65535\nabcdefabcdef",
+        "P6\n0 1\n255\n", "P6\n-2 1\n255\nabcdef", "P6\n99999999999999 1\n255\nabcdef", "P6\n2 1\n255"}) {
     REFUSED(parse_ppm(wrong, "a.ppm"), "a.ppm ");
   }
   write_ppm("test_image.ppm", image);

@@ -1,4 +1,6 @@
 // Every refusal of a plan before TensorRT would see it, and of a manifest that the header was not made from.
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -24,12 +26,37 @@ PlanRecord a10_record() {
 
 const Here a10{"tensorrt", "10.13.3.9", Gpu{"NVIDIA A10", "sm86"}};
 
+// 100 bytes that begin as a plan of version 10.13.3.9 does.
+std::string bare(const std::string& mark, std::size_t length) {
+  std::string plan = mark + std::string(12, '\0');
+  for (int shift = 0; shift < 64; shift += 8) plan += static_cast<char>(static_cast<std::uint64_t>(length) >> shift & 0xff);
+  plan += "\x0a\x0d\x03\x09";
+  return plan + std::string(100 - plan.size(), 'x');
+}
+
+void test_header() {
+  const auto loaded = [](const std::string& backend, const std::string& version) {
+    detail::check_header(path, bare("ftrt", 0), backend, version);
+  };
+  loaded("tensorrt", "10.13.3.9");
+  loaded("tensorrt", "10.14.0.1");
+  REFUSED(loaded("tensorrt", "10.12.0.36"), "predict.plan was built with tensorrt 10.13.3.9; here is 10.12.0.36");
+  REFUSED(loaded("tensorrt", "11.0.0.1"), "here is 11.0.0.1");
+  REFUSED(loaded("tensorrt-rtx", "1.7.1.116"),
+          "predict.plan was built by tensorrt 10.13.3.9; tensorrt-rtx 1.7.1.116 is to load it");
+}
+
 void test_content() {
   const PlanRecord record = a10_record();
   const PlanEntry* file = &record.files[0];
   const auto content_of = [&](const std::string& data, const PlanEntry* entry) { check_content(path, data, entry); };
   content_of(content, file);
-  content_of(content, nullptr);
+  // Without a record a plan's own header is looked at; TensorRT-RTX's has the length too.
+  content_of(bare("ftrt", 0), nullptr);
+  content_of(bare("vtrt", 100), nullptr);
+  REFUSED(content_of(bare("vtrt", 1200), nullptr), "predict.plan has 100 bytes, its header says 1,200: it is cut short");
+  REFUSED(content_of(bare("vtrt", 50), nullptr), "predict.plan has 100 bytes, its header says 50: something was added to it");
+  REFUSED(content_of("ftrt", nullptr), "is not a plan: it begins with 66 74 72 74");
   REFUSED(content_of("", file), "predict.plan is empty (0 bytes), expected a plan");
   REFUSED(content_of("version https://git-lfs.github.com/spec/v1\n", file), "is a Git LFS pointer, not the plan itself");
   REFUSED(content_of("\x1f\x8b\x08", file), "is a gzip archive");
@@ -65,22 +92,31 @@ void test_fit() {
   fits([](PlanRecord& record, Here& here) { record.compat = "same-cc", here.gpu->name = "NVIDIA A40"; });
   fits([](PlanRecord& record, Here& here) { record.compat = "ampere+", here.gpu = Gpu{"NVIDIA H100", "sm90"}; });
   fits([](PlanRecord& record, Here& here) { record.backend = here.backend = "tensorrt-rtx", here.gpu->name = "NVIDIA A40"; });
-  refused([](PlanRecord&, Here& here) { here.backend = "tensorrt-rtx"; }, "was built by tensorrt 10.13.3.9; tensorrt-rtx 10.13.3.9 is to load it");
+  refused([](PlanRecord&, Here& here) { here.backend = "tensorrt-rtx"; },
+          "was built by tensorrt 10.13.3.9; tensorrt-rtx 10.13.3.9 is to load it");
   refused([](PlanRecord&, Here& here) { here.version = "10.14.1.2"; }, "was built with tensorrt 10.13.3.9; here is 10.14.1.2");
   refused([](PlanRecord& record, Here& here) { record.version_compatible = true, here.version = "11.0.0.1"; }, "here is 11.0.0.1");
-  refused([](PlanRecord& record, Here& here) { record.version_compatible = true, here.version = "10.12.0.36"; }, "here is 10.12.0.36");
+  refused([](PlanRecord& record, Here& here) { record.version_compatible = true, here.version = "10.12.0.36"; },
+          "here is 10.12.0.36");
   refused([](PlanRecord&, Here& here) { here.gpu.reset(); }, "was built for sm86; this machine has no NVIDIA GPU");
-  refused([](PlanRecord&, Here& here) { here.gpu = Gpu{"NVIDIA H100", "sm90"}; }, "was built for sm86 (NVIDIA A10); the selected GPU is NVIDIA H100, sm90");
+  refused([](PlanRecord&, Here& here) { here.gpu = Gpu{"NVIDIA H100", "sm90"}; },
+          "was built for sm86 (NVIDIA A10); the selected GPU is NVIDIA H100, sm90");
   refused([](PlanRecord&, Here& here) { here.gpu->name = "NVIDIA A40"; }, "the selected GPU is NVIDIA A40, sm86");
-  refused([](PlanRecord& record, Here& here) { record.compat = "ampere+", here.gpu = Gpu{"Tesla T4", "sm75"}; }, "sm86 (NVIDIA A10), --compat ampere+");
+  refused([](PlanRecord& record, Here& here) { record.compat = "ampere+", here.gpu = Gpu{"Tesla T4", "sm75"}; },
+          "sm86 (NVIDIA A10), --compat ampere+");
   refused([](PlanRecord& record, Here&) { record.plugins = {"libcam.so"}; }, "needs the plugin library libcam.so; none loaded");
 }
 
 void test_record() {
-  const std::string entry = "{\"sha256\": \"" + std::string(64, 'a') + "\", \"size_bytes\": 5, \"graph\": \"g\", \"graph_sha256\": \"" + std::string(64, 'b') + "\", \"build_s\": 1.5}";
+  const std::string entry = "{\"sha256\": \"" + std::string(64, 'a') +
+                            "\", \"size_bytes\": 5, \"graph\": \"g\", \"graph_sha256\": \"" + std::string(64, 'b') +
+                            "\", \"build_s\": 1.5}";
   const auto text = [&](const std::string& version, const std::string& batch, const std::string& more) {
-    return "{\"schema_version\": " + version + ", \"backend\": \"tensorrt\", \"version\": \"11.4.0.106\", \"sm\": \"sm86\", \"gpu\": null, \"precision\": \"fp32\", \"batch\": " + batch +
-           ", \"files\": {\"predict.plan\": " + entry + "}, \"compat\": \"none\", \"version_compatible\": false, \"stripped\": false, \"plugins\": [\"a.so\"]" + more + "}";
+    return "{\"schema_version\": " + version +
+           ", \"backend\": \"tensorrt\", \"version\": \"11.4.0.106\", \"sm\": \"sm86\", \"gpu\": null, \"precision\": \"fp32\", "
+           "\"batch\": " +
+           batch + ", \"files\": {\"predict.plan\": " + entry +
+           "}, \"compat\": \"none\", \"version_compatible\": false, \"stripped\": false, \"plugins\": [\"a.so\"]" + more + "}";
   };
   const std::string batch = "{\"min\": 1, \"opt\": 8, \"max\": 32}";
   const PlanRecord record = parse_plan_record(text("1", batch, ""), "plan.json");
@@ -134,6 +170,7 @@ void test_files() {
 
 int main() {
   return check::run([] {
+    test_header();
     test_content();
     test_fit();
     test_record();

@@ -1,4 +1,5 @@
-// Map arithmetic, softmax and ranking equal Python's: fixtures.bin has raw maps and logits, and what deploykit's runtime made of them.
+// Map arithmetic, softmax and ranking equal Python's: fixtures.bin has raw maps and logits, and what deploykit's runtime made of
+// them.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -18,7 +19,8 @@ namespace {
 using namespace deploykit;
 using deploykit_programs::model;
 
-// Python adds four float32 products per value in an order of its own, and the division by the greatest enlarges their rounding; see maps.h.
+// Python adds four float32 products per value in an order of its own, and the division by the greatest enlarges their rounding; see
+// maps.h.
 constexpr float map_bound = 2e-6F;
 
 float largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -34,7 +36,8 @@ void test_maps(const ArrayFile& fixtures) {
     const std::string number = std::to_string(maps);
     const Array& array = fixtures.get("cam_" + number, DataType::float32);
     const std::vector<float> cam = fixtures.floats("cam_" + number);
-    const Map map = normalize_map(cam.data(), static_cast<int>(array.shape[0]), static_cast<int>(array.shape[1]), model.image.height, model.image.width);
+    const Map map = normalize_map(cam.data(), static_cast<int>(array.shape[0]), static_cast<int>(array.shape[1]),
+                                  model.image.height, model.image.width);
     CHECK(largest_difference(map.values, fixtures.floats("map_" + number)) <= map_bound);
     const Array& photo = fixtures.get("placed_" + number, DataType::float32);
     const int height = static_cast<int>(photo.shape[0]), width = static_cast<int>(photo.shape[1]);
@@ -56,7 +59,8 @@ void test_map_refusals() {
     CHECK(std::all_of(map.values.begin(), map.values.end(), [](float value) { return value == 0; }));
   }
   const Map map = scaled({0, 1e-12F, 2e-12F, 0});
-  CHECK(*std::max_element(map.values.begin(), map.values.end()) == 1 && *std::min_element(map.values.begin(), map.values.end()) == 0);
+  CHECK(*std::max_element(map.values.begin(), map.values.end()) == 1 &&
+        *std::min_element(map.values.begin(), map.values.end()) == 0);
 }
 
 void test_ranking(const ArrayFile& fixtures) {
@@ -87,7 +91,8 @@ void test_overlay() {
   const std::uint8_t* strongest = colour_table[255];
   for (std::size_t channel = 0; channel < 3; ++channel) {
     const float level = photo.pixels[3 + channel];
-    CHECK(std::fabs(static_cast<float>(drawn.pixels[3 + channel]) - (level + 0.72F * (static_cast<float>(strongest[channel]) - level))) <= 0.5F);
+    CHECK(std::fabs(static_cast<float>(drawn.pixels[3 + channel]) -
+                    (level + 0.72F * (static_cast<float>(strongest[channel]) - level))) <= 0.5F);
   }
   CHECK(drawn.pixels[6] == 38 && drawn.pixels[7] == 40 && drawn.pixels[8] == 42);  // not seen: half as bright and half as colourful
   REFUSED(overlay(photo, Map{1, 2, {0, 1}}, {0, 0, 2, 2}), "map is 2 x 1, expected the photo's 2 x 2");

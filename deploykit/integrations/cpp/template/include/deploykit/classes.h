@@ -41,8 +41,8 @@ inline std::vector<float> softmax(const float* logits, std::size_t count) {
   return powers;
 }
 
-// The likeliest classes of one row of logits, best first; ties in class order. Throws Error: NaN or infinity, of which sorting would make
-// a class, or top below 1.
+// The likeliest classes of one row of logits, best first; ties in class order. Throws Error: NaN or infinity, of which sorting
+// would make a class, or top below 1.
 inline std::vector<Prediction> rank(const Model& model, const float* logits, int top = 5) {
   const auto count = static_cast<std::size_t>(model.num_classes);
   if (top < 1) throw Error("top is " + std::to_string(top) + ", expected 1 or more");
@@ -55,7 +55,8 @@ inline std::vector<Prediction> rank(const Model& model, const float* logits, int
   order.resize(std::min(count, static_cast<std::size_t>(top)));
   const std::vector<float> probabilities = softmax(logits, count);
   std::vector<Prediction> best;
-  for (const int index : order) best.push_back({index, label_of(model, index), probabilities[static_cast<std::size_t>(index)], logits[index]});
+  for (const int index : order)
+    best.push_back({index, label_of(model, index), probabilities[static_cast<std::size_t>(index)], logits[index]});
   return best;
 }
 

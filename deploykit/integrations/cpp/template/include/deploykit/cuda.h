@@ -48,7 +48,8 @@ inline DeviceMemory make_device_memory(std::size_t bytes) {
 
 inline PinnedMemory make_pinned_memory(std::size_t bytes) {
   void* memory = nullptr;
-  check_cuda(cudaHostAlloc(&memory, std::max<std::size_t>(bytes, 1), cudaHostAllocDefault), "pin " + std::to_string(bytes) + " bytes");
+  check_cuda(cudaHostAlloc(&memory, std::max<std::size_t>(bytes, 1), cudaHostAllocDefault),
+             "pin " + std::to_string(bytes) + " bytes");
   return PinnedMemory(memory);
 }
 

@@ -1,10 +1,11 @@
 // One plan, loaded: an engine of TensorRT (10.12 to 11) or TensorRT-RTX, and a pool of what a run needs.
 //
-// Memory: everything is allocated in the constructor, on the GPU and pinned, for the plan's largest batch; run() allocates nothing. One Slot
-// is a stream, one scratch memory, one buffer on the GPU and one pinned for each tensor, an execution context for any batch size and one more
-// for each captured size. Contexts of a slot share its scratch memory, since they never run at once.
+// Memory: everything is allocated in the constructor, on the GPU and pinned, for the plan's largest batch; run() allocates nothing.
+// One Slot is a stream, one scratch memory, one buffer on the GPU and one pinned for each tensor, an execution context for any
+// batch size and one more for each captured size. Contexts of a slot share its scratch memory, since they never run at once.
 //
-// Threads: any number may call run() together; as many run as there are slots, the others wait in turn. The destructor must be the last call.
+// Threads: any number may call run() together; as many run as there are slots, the others wait in turn. The destructor must be the
+// last call.
 #ifndef DEPLOYKIT_ENGINE_H
 #define DEPLOYKIT_ENGINE_H
 
@@ -41,8 +42,8 @@ inline constexpr std::string_view tensorrt_backend = "tensorrt";
 
 // The version of the library that was loaded, which may be another than that of the headers.
 inline std::string tensorrt_version() {
-  return std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) + "." + std::to_string(getInferLibPatchVersion()) +
-         "." + std::to_string(getInferLibBuildVersion());
+  return std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) + "." +
+         std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());
 }
 
 struct EngineOptions {
@@ -84,8 +85,8 @@ class Engine {
     void* data;  // room for count rows
   };
 
-  // `plan` comes from read_plan(), `record` says what it was built for. Throws Error: TensorRT refuses it, its tensors are not those of
-  // `graph`, or the GPU is full.
+  // `plan` comes from read_plan(), `record` says what it was built for. Throws Error: TensorRT refuses it, its tensors are not
+  // those of `graph`, or the GPU is full.
   Engine(const std::string& path, std::string_view plan, const PlanRecord& record, const Graph& graph, const EngineOptions& options)
       : path_(path), graph_(graph), batch_(record.batch), device_(options.device) {
     if (options.contexts < 1) throw Error("contexts is " + std::to_string(options.contexts) + ", expected 1 or more");
@@ -108,7 +109,8 @@ class Engine {
   // Run `count` rows and copy back the outputs asked for, no others. Blocks until they are there.
   void run(std::size_t count, const std::vector<Input>& inputs, const std::vector<Output>& outputs) {
     if (count < static_cast<std::size_t>(batch_.min) || count > static_cast<std::size_t>(batch_.max)) {
-      throw Error("batch is " + std::to_string(count) + ", the plan takes " + std::to_string(batch_.min) + " to " + std::to_string(batch_.max),
+      throw Error("batch is " + std::to_string(count) + ", the plan takes " + std::to_string(batch_.min) + " to " +
+                      std::to_string(batch_.max),
                   "split it, or build a plan with another --batch");
     }
     check_cuda(cudaSetDevice(device_), "select GPU " + std::to_string(device_));  // the current device is each thread's own
@@ -126,7 +128,9 @@ class Engine {
     }
     for (const Output& output : outputs) {
       const Buffer& buffer = slot.buffer(output.name);
-      check_cuda(cudaMemcpyAsync(buffer.pinned.get(), buffer.device.get(), count * buffer.row_bytes, cudaMemcpyDeviceToHost, slot.stream.get()), "copy from the GPU");
+      check_cuda(cudaMemcpyAsync(buffer.pinned.get(), buffer.device.get(), count * buffer.row_bytes, cudaMemcpyDeviceToHost,
+                                 slot.stream.get()),
+                 "copy from the GPU");
     }
     check_cuda(cudaStreamSynchronize(slot.stream.get()), "finish a run of " + path_);
     for (const Output& output : outputs) {
@@ -145,7 +149,8 @@ class Engine {
     DeviceMemory device;
     PinnedMemory pinned;
   };
-  // A graph is bound to the state of its context, so each captured batch size has one of its own (TensorRT developer guide, "CUDA Graphs").
+  // A graph is bound to the state of its context, so each captured batch size has one of its own (TensorRT developer guide, "CUDA
+  // Graphs").
   struct Captured {
     Context context;
     CudaGraphExec graph;
@@ -195,15 +200,19 @@ class Engine {
   }
 
   static nvinfer1::DataType type_of(DataType type) noexcept {
-    return type == DataType::uint8 ? nvinfer1::DataType::kUINT8 : type == DataType::float32 ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kINT64;
+    return type == DataType::uint8     ? nvinfer1::DataType::kUINT8
+           : type == DataType::float32 ? nvinfer1::DataType::kFLOAT
+                                       : nvinfer1::DataType::kINT64;
   }
 
   void check_tensors() {
     const std::string hint = "write the header again with: deploykit cpp BUNDLE, or build the plan from its bundle";
     const auto check = [&](const Tensor& tensor, nvinfer1::TensorIOMode mode) {
       const std::string name(tensor.name);
-      if (engine_->getTensorIOMode(name.c_str()) != mode) fail(path_ + " has no " + (mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") + name, hint);
-      if (engine_->getTensorDataType(name.c_str()) != type_of(tensor.type)) fail(path_ + ": " + name + " is not " + std::string(name_of(tensor.type)), hint);
+      if (engine_->getTensorIOMode(name.c_str()) != mode)
+        fail(path_ + " has no " + (mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") + name, hint);
+      if (engine_->getTensorDataType(name.c_str()) != type_of(tensor.type))
+        fail(path_ + ": " + name + " is not " + std::string(name_of(tensor.type)), hint);
       const nvinfer1::Dims shape = engine_->getTensorShape(name.c_str());
       bool is_same = shape.nbDims == tensor.rank;
       for (int axis = 1; is_same && axis < tensor.rank; ++axis) {
@@ -214,7 +223,8 @@ class Engine {
     for (const Tensor& tensor : graph_.inputs) check(tensor, nvinfer1::TensorIOMode::kINPUT);
     for (const Tensor& tensor : graph_.outputs) check(tensor, nvinfer1::TensorIOMode::kOUTPUT);
     const auto count = static_cast<std::size_t>(engine_->getNbIOTensors());
-    if (count != graph_.inputs.size() + graph_.outputs.size()) fail(path_ + " has " + std::to_string(count) + " tensors, the header others", hint);
+    if (count != graph_.inputs.size() + graph_.outputs.size())
+      fail(path_ + " has " + std::to_string(count) + " tensors, the header others", hint);
     const std::string image(graph_.inputs[0].name);
     const auto limit = [&](nvinfer1::OptProfileSelector end) { return engine_->getProfileShape(image.c_str(), 0, end).d[0]; };
     if (limit(nvinfer1::OptProfileSelector::kMIN) != batch_.min || limit(nvinfer1::OptProfileSelector::kMAX) != batch_.max) {
@@ -227,7 +237,8 @@ class Engine {
     slot->stream = make_stream();
     slot->scratch = make_device_memory(static_cast<std::size_t>(engine_->getDeviceMemorySizeV2()));
     const auto add = [&](const Tensor& tensor, bool is_input) {
-      const std::size_t row_bytes = tensor.row_size() * size_of(tensor.type), bytes = row_bytes * static_cast<std::size_t>(batch_.max);
+      const std::size_t row_bytes = tensor.row_size() * size_of(tensor.type),
+                        bytes = row_bytes * static_cast<std::size_t>(batch_.max);
       slot->buffers.push_back({&tensor, is_input, row_bytes, make_device_memory(bytes), make_pinned_memory(bytes)});
       std::memset(slot->buffers.back().pinned.get(), 0, bytes);
     };
@@ -260,7 +271,8 @@ class Engine {
       shape.nbDims = tensor.rank;
       for (int axis = 0; axis < tensor.rank; ++axis) shape.d[axis] = tensor.shape[static_cast<std::size_t>(axis)];
       shape.d[0] = static_cast<std::int64_t>(count);
-      if (!context.setInputShape(std::string(tensor.name).c_str(), shape)) fail("TensorRT does not take a batch of " + std::to_string(count));
+      if (!context.setInputShape(std::string(tensor.name).c_str(), shape))
+        fail("TensorRT does not take a batch of " + std::to_string(count));
     }
   }
 
@@ -268,7 +280,9 @@ class Engine {
   void enqueue(const Slot& slot, nvinfer1::IExecutionContext& context, std::size_t count) {
     for (const Buffer& buffer : slot.buffers) {
       if (!buffer.is_input) continue;
-      check_cuda(cudaMemcpyAsync(buffer.device.get(), buffer.pinned.get(), count * buffer.row_bytes, cudaMemcpyHostToDevice, slot.stream.get()), "copy to the GPU");
+      check_cuda(cudaMemcpyAsync(buffer.device.get(), buffer.pinned.get(), count * buffer.row_bytes, cudaMemcpyHostToDevice,
+                                 slot.stream.get()),
+                 "copy to the GPU");
     }
     if (!context.enqueueV3(slot.stream.get())) fail("TensorRT does not run " + path_);
   }

@@ -19,9 +19,7 @@ struct CloseFile {
 
 // The bytes of a file. Throws Error with the system's own reason; `hint` says what to do then.
 inline std::string read_file(const std::string& path, const std::string& hint = {}) {
-  const auto fail = [&](int code) {
-    throw Error(path + " cannot be read: " + std::generic_category().message(code), hint);
-  };
+  const auto fail = [&](int code) { throw Error(path + " cannot be read: " + std::generic_category().message(code), hint); };
   const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "rb"));
   if (!file) fail(errno);
   std::string data;

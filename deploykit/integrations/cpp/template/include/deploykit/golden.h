@@ -67,9 +67,11 @@ class ArrayFile {
   // The same of bytes that are in memory already; `path` is for the messages.
   ArrayFile(const std::string& path, std::string data, std::string_view sha256) : path_(path), data_(std::move(data)) {
     using namespace std::string_view_literals;
-    if (std::string_view(data_).substr(0, 8) != "\x89\x44\x4b\x41\r\n\x1a\n"sv) fail("is not a file of arrays, or was copied in text mode");
+    if (std::string_view(data_).substr(0, 8) != "\x89\x44\x4b\x41\r\n\x1a\n"sv)
+      fail("is not a file of arrays, or was copied in text mode");
     if (!sha256.empty() && sha256_of(data_) != sha256) {
-      fail("has sha256 " + sha256_of(data_).substr(0, 12) + "\xe2\x80\xa6, the header says " + std::string(sha256.substr(0, 12)) + "\xe2\x80\xa6");
+      fail("has sha256 " + sha256_of(data_).substr(0, 12) + "\xe2\x80\xa6, the header says " + std::string(sha256.substr(0, 12)) +
+           "\xe2\x80\xa6");
     }
     if (data_.size() < 16) fail("is cut short");
     const std::uint64_t count = detail::little_endian(data_, 8, 4);
@@ -90,7 +92,8 @@ class ArrayFile {
   const Array& get(std::string_view name, DataType type) const {
     const Array* found = find(name);
     if (found == nullptr) fail("has no array " + std::string(name));
-    if (found->type != type) fail("has " + std::string(name) + " as " + std::string(name_of(found->type)) + ", expected " + std::string(name_of(type)));
+    if (found->type != type)
+      fail("has " + std::string(name) + " as " + std::string(name_of(found->type)) + ", expected " + std::string(name_of(type)));
     return *found;
   }
   std::vector<std::uint8_t> bytes(std::string_view name) const {
@@ -100,7 +103,8 @@ class ArrayFile {
   std::vector<std::int64_t> integers(std::string_view name) const {
     const Array& array = get(name, DataType::int64);
     std::vector<std::int64_t> values(array.size());
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::int64_t>(detail::little_endian(array.data, 8 * i, 8));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<std::int64_t>(detail::little_endian(array.data, 8 * i, 8));
     return values;
   }
   std::vector<float> floats(std::string_view name) const {
@@ -130,7 +134,8 @@ class ArrayFile {
     Array array;
     array.name = std::string(text.substr(0, text.find('\0')));
     const std::uint64_t type = detail::little_endian(data_, at + 16, 4), rank = detail::little_endian(data_, at + 20, 4);
-    if (type > 2 || rank < 1 || rank > 4) fail("has an array of type " + std::to_string(type) + " and rank " + std::to_string(rank));
+    if (type > 2 || rank < 1 || rank > 4)
+      fail("has an array of type " + std::to_string(type) + " and rank " + std::to_string(rank));
     array.type = static_cast<DataType>(type);
     const std::uint64_t begin = detail::little_endian(data_, at + 40, 8), bytes = detail::little_endian(data_, at + 48, 8);
     // Bounds first: afterwards no product of the shape can be larger than the file, or it is refused before it overflows.

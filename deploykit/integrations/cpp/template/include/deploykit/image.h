@@ -1,11 +1,12 @@
-// Upright RGB photo in, the network's pixels out, and the box of the photo that they show: deploykit's own preprocessing, bit for bit.
+// Upright RGB photo in, the network's pixels out, and the box of the photo that they show: deploykit's own preprocessing, bit for
+// bit.
 //
-// The filters are Pillow 13's antialiased bilinear and bicubic in its fixed point: coefficients in double, scaled by 2^22 and rounded; sums
-// in 32-bit integers, rounded and clipped to 0..255 after each of the two passes (libImaging/Resample.c). The crop is folded into the
-// resize, as `deploykit.image.resize` does it, and the box goes through 32-bit floats, as it does in Pillow.
+// The filters are Pillow 13's antialiased bilinear and bicubic in its fixed point: coefficients in double, scaled by 2^22 and
+// rounded; sums in 32-bit integers, rounded and clipped to 0..255 after each of the two passes (libImaging/Resample.c). The crop is
+// folded into the resize, as `deploykit.image.resize` does it, and the box goes through 32-bit floats, as it does in Pillow.
 //
-// Compile with -ffp-contract=off where the compiler fuses multiplications and additions (GCC and Clang on ARM): a fused product may move a
-// coefficient by 2^-22 and a value in millions by one grey level.
+// Compile with -ffp-contract=off where the compiler fuses multiplications and additions (GCC and Clang on ARM): a fused product may
+// move a coefficient by 2^-22 and a value in millions by one grey level.
 #ifndef DEPLOYKIT_IMAGE_H
 #define DEPLOYKIT_IMAGE_H
 
@@ -46,8 +47,8 @@ struct Size {
   int height;
 };
 
-// What a photo may cost, as deploykit.image.limits has it: pixels before and after the resize, longer side / shorter side. A strip of
-// 1 x 400,000 passes every count of pixels, but resizing its shorter side to 256 asks for 26 gigapixels.
+// What a photo may cost, as deploykit.image.limits has it: pixels before and after the resize, longer side / shorter side. A strip
+// of 1 x 400,000 passes every count of pixels, but resizing its shorter side to 256 asks for 26 gigapixels.
 inline constexpr std::int64_t most_pixels = 64'000'000;
 inline constexpr int most_aspect_ratio = 100;
 
@@ -55,11 +56,13 @@ inline constexpr int most_aspect_ratio = 100;
 inline void check_image(const Image& image) {
   const std::string size = std::to_string(image.width) + " x " + std::to_string(image.height);
   if (image.width < 1 || image.height < 1) throw Error("photo is " + size + ", expected at least 1 x 1");
-  if (static_cast<std::int64_t>(image.width) * image.height > most_pixels) throw Error("photo is " + size + ", expected at most " + std::to_string(most_pixels) + " pixels");
+  if (static_cast<std::int64_t>(image.width) * image.height > most_pixels)
+    throw Error("photo is " + size + ", expected at most " + std::to_string(most_pixels) + " pixels");
   const std::size_t pixels = static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.height);
   if (image.pixels.size() != 3 * pixels) {
-    throw Error("photo of " + size + " has " + std::to_string(image.pixels.size()) + " bytes, expected " + std::to_string(3 * pixels),
-                "give 8-bit RGB without padding between rows");
+    throw Error(
+        "photo of " + size + " has " + std::to_string(image.pixels.size()) + " bytes, expected " + std::to_string(3 * pixels),
+        "give 8-bit RGB without padding between rows");
   }
 }
 
@@ -79,7 +82,9 @@ struct Taps {
 
 constexpr int precision_bits = 32 - 8 - 2;  // a filter's negative parts need two bits more than a byte
 
-inline double filter_reach(Interpolation filter) noexcept { return filter == Interpolation::bilinear ? 1.0 : 2.0; }
+inline double filter_reach(Interpolation filter) noexcept {
+  return filter == Interpolation::bilinear ? 1.0 : 2.0;
+}
 
 inline double filter_value(Interpolation filter, double x) noexcept {
   x = std::fabs(x);
@@ -179,7 +184,9 @@ inline Image crop(const Image& source, Range columns, Range rows) {
 }
 
 // Half of a number that is not negative, a half to the even neighbour, as Python's round() does it.
-constexpr int half_to_even(int number) noexcept { return number / 2 + (number % 4 == 3 ? 1 : 0); }
+constexpr int half_to_even(int number) noexcept {
+  return number / 2 + (number % 4 == 3 ? 1 : 0);
+}
 
 // Width and height of the whole photo after the spec's resize, before the crop. The longer side is rounded down.
 inline Size resized_size(Size photo, const ImageSpec& spec) {
@@ -187,8 +194,9 @@ inline Size resized_size(Size photo, const ImageSpec& spec) {
   const auto longer = [&](int shorter, int side) {
     const std::int64_t length = static_cast<std::int64_t>(spec.resize_size) * side / shorter;
     if (side / shorter >= most_aspect_ratio || length * spec.resize_size > most_pixels) {
-      throw Error("photo is " + std::to_string(photo.width) + " x " + std::to_string(photo.height) + ", too long for its shorter side",
-                  "cut out the part that matters");
+      throw Error(
+          "photo is " + std::to_string(photo.width) + " x " + std::to_string(photo.height) + ", too long for its shorter side",
+          "cut out the part that matters");
     }
     return static_cast<int>(length);
   };
@@ -202,7 +210,8 @@ inline CropBox on_photo(Range columns, Range rows, Size photo, Size resized) noe
           at(columns.last, photo.width, resized.width), at(rows.last, photo.height, resized.height)};
 }
 
-// The columns (or rows) to compute: those of the crop, widened to edges that 32-bit floats hold exactly on the photo where that is cheap.
+// The columns (or rows) to compute: those of the crop, widened to edges that 32-bit floats hold exactly on the photo where that is
+// cheap.
 inline Range exact_span(int size, int resized, Range wanted) noexcept {
   int step = resized / std::gcd(size, resized);
   step /= step & -step;
@@ -239,7 +248,8 @@ inline Image resize_and_crop(const Image& photo, const ImageSpec& spec) {
   check_image(photo);
   const Size size{photo.width, photo.height}, whole = detail::resized_size(size, spec);
   const int x = detail::half_to_even(whole.width - spec.width), y = detail::half_to_even(whole.height - spec.height);
-  if (whole.width == size.width && whole.height == size.height) return detail::crop(photo, {x, x + spec.width}, {y, y + spec.height});
+  if (whole.width == size.width && whole.height == size.height)
+    return detail::crop(photo, {x, x + spec.width}, {y, y + spec.height});
   detail::Range columns = detail::exact_span(size.width, whole.width, {x, x + spec.width});
   detail::Range rows = detail::exact_span(size.height, whole.height, {y, y + spec.height});
   const Size window{columns.length(), rows.length()};
@@ -251,7 +261,8 @@ inline Image resize_and_crop(const Image& photo, const ImageSpec& spec) {
   } else if (is_vertical_first) {
     columns = {0, whole.width};
     rows = {0, whole.height};
-    result = detail::resize(photo, whole, spec.interpolation, {0, 0, static_cast<double>(size.width), static_cast<double>(size.height)});
+    result =
+        detail::resize(photo, whole, spec.interpolation, {0, 0, static_cast<double>(size.width), static_cast<double>(size.height)});
   } else {
     result = detail::resize_horizontal_first(photo, window, spec.interpolation, box);
   }
@@ -259,7 +270,8 @@ inline Image resize_and_crop(const Image& photo, const ImageSpec& spec) {
   return detail::crop(result, {left, left + spec.width}, {top, top + spec.height});
 }
 
-// The input of a graph that does not normalize by itself (Model::pixel_input is false): float32 [N, 3, H, W] of pixels uint8 [N, H, W, 3].
+// The input of a graph that does not normalize by itself (Model::pixel_input is false): float32 [N, 3, H, W] of pixels uint8 [N, H,
+// W, 3].
 inline std::vector<float> normalize(const std::uint8_t* pixels, std::size_t count, const ImageSpec& spec) {
   const std::size_t plane = static_cast<std::size_t>(spec.height) * static_cast<std::size_t>(spec.width);
   std::vector<float> result(count * 3 * plane);

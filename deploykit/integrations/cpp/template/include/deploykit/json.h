@@ -1,7 +1,7 @@
 // A strict reader of small JSON documents (RFC 8259): plan.json.
 //
-// Refused: anything behind the value, comments, trailing commas, NaN, names that stand twice in an object, bytes that are not UTF-8,
-// lone surrogates, and nesting deeper than 64, so that a document cannot exhaust the stack.
+// Refused: anything behind the value, comments, trailing commas, NaN, names that stand twice in an object, bytes that are not
+// UTF-8, lone surrogates, and nesting deeper than 64, so that a document cannot exhaust the stack.
 #ifndef DEPLOYKIT_JSON_H
 #define DEPLOYKIT_JSON_H
 
@@ -202,7 +202,10 @@ class JsonReader {
     const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
     const unsigned first = byte(0);
     if (first < 0x80) return 1;
-    const std::size_t size = first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    const std::size_t size = first >= 0xc2 && first < 0xe0   ? 2
+                             : first >= 0xe0 && first < 0xf0 ? 3
+                             : first >= 0xf0 && first < 0xf5 ? 4
+                                                             : 0;
     for (std::size_t i = 1; i < size; ++i) {
       if ((byte(i) & 0xc0) != 0x80) return 0;
     }
@@ -216,7 +219,9 @@ class JsonReader {
 };
 
 // Read a document. Throws Error with what is wrong and where.
-inline Json read_json(std::string_view text) { return JsonReader(text).read(); }
+inline Json read_json(std::string_view text) {
+  return JsonReader(text).read();
+}
 
 }  // namespace deploykit
 

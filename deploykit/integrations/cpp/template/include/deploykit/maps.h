@@ -1,8 +1,8 @@
 // From a raw map at the layer's size to the map people see: scaled to 0..1 at the network's size, then laid on the photo.
 //
-// The arithmetic of deploykit.runtime.maps, with sums of four products in double instead of matrix products in float: maps differ by 2e-6
-// at most, of a greatest value of 1 (each of Python's values is a sum of up to four float32 products, and the last division enlarges its
-// rounding by what is left of the maximum between the layer's pixels).
+// The arithmetic of deploykit.runtime.maps, with sums of four products in double instead of matrix products in float: maps differ
+// by 2e-6 at most, of a greatest value of 1 (each of Python's values is a sum of up to four float32 products, and the last division
+// enlarges its rounding by what is left of the maximum between the layer's pixels).
 #ifndef DEPLOYKIT_MAPS_H
 #define DEPLOYKIT_MAPS_H
 
@@ -53,8 +53,10 @@ inline Map sample(const Map& map, const std::vector<double>& rows, const std::ve
     const Share down = share_at(y, map.height);
     const float *upper = map.values.data() + down.below * width, *lower = map.values.data() + down.above * width;
     for (const Share& at : across) {
-      const double above = static_cast<double>(upper[at.below]) * (1 - at.of_above) + static_cast<double>(upper[at.above]) * at.of_above;
-      const double below = static_cast<double>(lower[at.below]) * (1 - at.of_above) + static_cast<double>(lower[at.above]) * at.of_above;
+      const double above =
+          static_cast<double>(upper[at.below]) * (1 - at.of_above) + static_cast<double>(upper[at.above]) * at.of_above;
+      const double below =
+          static_cast<double>(lower[at.below]) * (1 - at.of_above) + static_cast<double>(lower[at.above]) * at.of_above;
       result.values.push_back(static_cast<float>(above * (1 - down.of_above) + below * down.of_above));
     }
   }
@@ -77,14 +79,17 @@ inline void scale_to_one(std::vector<float>& values) {
 
 }  // namespace detail
 
-// Scale a raw map [h, w] of values of 0 or more to [height, width], least value 0 and greatest 1. A map of zeros stays zeros; an even one
-// (one value everywhere, up to eight roundings) becomes zeros: it favours no place. Throws Error: NaN, infinity, or values below 0.
+// Scale a raw map [h, w] of values of 0 or more to [height, width], least value 0 and greatest 1. A map of zeros stays zeros; an
+// even one (one value everywhere, up to eight roundings) becomes zeros: it favours no place. Throws Error: NaN, infinity, or values
+// below 0.
 inline Map normalize_map(const float* cam, int cam_height, int cam_width, int height, int width) {
-  if (cam_height < 1 || cam_width < 1 || height < 1 || width < 1) throw Error("a map has no pixels, expected [h, w] of 1 or more each");
+  if (cam_height < 1 || cam_width < 1 || height < 1 || width < 1)
+    throw Error("a map has no pixels, expected [h, w] of 1 or more each");
   Map small{cam_height, cam_width, {cam, cam + static_cast<std::size_t>(cam_height) * static_cast<std::size_t>(cam_width)}};
   for (const float value : small.values) {
     if (!std::isfinite(value)) throw Error("cam holds NaN or infinity, which no scale makes a map of");
-    if (value < 0) throw Error("cam has values down to " + std::to_string(value) + ", expected 0 or more", "apply max(0, cam) first");
+    if (value < 0)
+      throw Error("cam has values down to " + std::to_string(value) + ", expected 0 or more", "apply max(0, cam) first");
   }
   const auto [least, most] = std::minmax_element(small.values.begin(), small.values.end());
   constexpr float even = 1e-6F;
@@ -101,8 +106,8 @@ inline bool has_evidence(const float* cam, std::size_t size) noexcept {
   return std::any_of(cam, cam + size, [](float value) { return value > 0; });
 }
 
-// Lay a map at the network's size on the photo that the network's picture was cut from: 0 where the network saw nothing, judged by a
-// pixel's centre.
+// Lay a map at the network's size on the photo that the network's picture was cut from: 0 where the network saw nothing, judged by
+// a pixel's centre.
 inline Map place_map(const Map& network_map, const CropBox& box, int photo_width, int photo_height) {
   const auto seen = [](double begin, double end, int size, int length) {
     std::vector<double> places;
@@ -118,10 +123,12 @@ inline Map place_map(const Map& network_map, const CropBox& box, int photo_width
   const auto [left, columns] = seen(box.left, box.right, photo_width, network_map.width);
   const auto [top, rows] = seen(box.top, box.bottom, photo_height, network_map.height);
   const Map part = detail::sample(network_map, rows, columns);
-  Map placed{photo_height, photo_width, std::vector<float>(static_cast<std::size_t>(photo_height) * static_cast<std::size_t>(photo_width))};
+  Map placed{photo_height, photo_width,
+             std::vector<float>(static_cast<std::size_t>(photo_height) * static_cast<std::size_t>(photo_width))};
   for (std::size_t y = 0; y < rows.size(); ++y) {
     for (std::size_t x = 0; x < columns.size(); ++x) {
-      const std::size_t to = (static_cast<std::size_t>(top) + y) * static_cast<std::size_t>(photo_width) + static_cast<std::size_t>(left) + x;
+      const std::size_t to =
+          (static_cast<std::size_t>(top) + y) * static_cast<std::size_t>(photo_width) + static_cast<std::size_t>(left) + x;
       placed.values[to] = std::clamp(part.values[y * columns.size() + x], 0.0F, 1.0F);
     }
   }

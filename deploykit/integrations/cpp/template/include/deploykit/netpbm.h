@@ -34,8 +34,10 @@ inline Image parse_ppm(std::string_view data, const std::string& path) {
     }
     int value = 0;
     const std::size_t first = at;
-    for (; at < data.size() && std::isdigit(static_cast<unsigned char>(data[at])) != 0 && value <= most; ++at) value = 10 * value + (data[at] - '0');
-    if (at == first || value < 1 || value > most) throw Error(path + " has no " + what + " from 1 to " + std::to_string(most), hint);
+    for (; at < data.size() && std::isdigit(static_cast<unsigned char>(data[at])) != 0 && value <= most; ++at)
+      value = 10 * value + (data[at] - '0');
+    if (at == first || value < 1 || value > most)
+      throw Error(path + " has no " + what + " from 1 to " + std::to_string(most), hint);
     return value;
   };
   Image image;
@@ -46,14 +48,17 @@ inline Image parse_ppm(std::string_view data, const std::string& path) {
   const std::string_view pixels = data.substr(at + 1);
   const std::size_t size = 3 * static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.height);
   if (pixels.size() != size) {
-    throw Error(path + " has " + std::to_string(pixels.size()) + " bytes of pixels, expected " + std::to_string(size), "copy it again, in binary mode");
+    throw Error(path + " has " + std::to_string(pixels.size()) + " bytes of pixels, expected " + std::to_string(size),
+                "copy it again, in binary mode");
   }
   image.pixels.assign(pixels.begin(), pixels.end());
   check_image(image);
   return image;
 }
 
-inline Image read_ppm(const std::string& path) { return parse_ppm(read_file(path), path); }
+inline Image read_ppm(const std::string& path) {
+  return parse_ppm(read_file(path), path);
+}
 
 // Raw RGB: width * height * 3 bytes and nothing else. Throws Error.
 inline Image read_raw(const std::string& path, int width, int height) {

@@ -17,7 +17,8 @@
 
 namespace deploykit {
 
-// `photo_map` is at the photo's size (place_map), `box` what the network saw of it (placement). Throws Error where the sizes differ.
+// `photo_map` is at the photo's size (place_map), `box` what the network saw of it (placement). Throws Error where the sizes
+// differ.
 inline Image overlay(const Image& photo, const Map& photo_map, const CropBox& box) {
   check_image(photo);
   if (photo_map.width != photo.width || photo_map.height != photo.height || photo_map.values.size() != photo.pixels.size() / 3) {
@@ -33,7 +34,8 @@ inline Image overlay(const Image& photo, const Map& photo_map, const CropBox& bo
     std::uint8_t* pixel = picture.pixels.data() + 3 * i;
     if (x <= box.left || x >= box.right || y <= box.top || y >= box.bottom) {
       const float grey = static_cast<float>(pixel[0] + pixel[1] + pixel[2]) / 3;
-      for (std::size_t channel = 0; channel < 3; ++channel) pixel[channel] = to_byte(unseen_light * (0.5F * grey + 0.5F * static_cast<float>(pixel[channel])));
+      for (std::size_t channel = 0; channel < 3; ++channel)
+        pixel[channel] = to_byte(unseen_light * (0.5F * grey + 0.5F * static_cast<float>(pixel[channel])));
       continue;
     }
     const float value = std::clamp(photo_map.values[i], 0.0F, 1.0F), opacity = most_opacity * std::pow(value, 1.25F);
