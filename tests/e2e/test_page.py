@@ -325,6 +325,7 @@ def test_a_segmentation_models_shares_and_pixels_are_shown(chromium: Browser, ad
         expect(page.locator("#model-facts")).to_contain_text("segmentation")
         take_sample(page, "coffee.png")
         expect(page.locator("#columns")).to_contain_text("Share of the picture")
+        expect(page.locator("#speaks")).to_contain_text("blue encloses its pixels")
         assert 45 < float(page.locator(".answers .figure").first.inner_text().split()[0]) < 50
         picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(pixels(page).split(",")[1]))).convert("RGB")).astype(int)
         assert (np.abs(picture - (70, 215, 255)).sum(-1) < 30).sum() > 100  # the outline's blue, which coffee.png has nowhere

@@ -33,7 +33,8 @@ export function showSpeaks(line, answers, choice, classIndex) {
   const where = takesLayer(choice.method) ? ` at ${choice.layer}` : "";
   const without = answers.filter((_, i) => silent[i]).map(({ precision }) => precisionName(precision));
   const note = without.length ? `; without evidence in ${without.join(", ")}` : "";
-  return line.replaceChildren("What speaks for ", label, `: ${methodName(choice.method)}${where}${note}`);
+  const pixels = all.some((one) => one?.mask) ? "; blue encloses its pixels" : "";
+  return line.replaceChildren("What speaks for ", label, `: ${methodName(choice.method)}${where}${note}${pixels}`);
 }
 
 export function spokenAnswers(photo, answers) {
