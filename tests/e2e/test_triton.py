@@ -1,6 +1,5 @@
 """``deploykit triton`` without a server: what is written for each backend, and what is refused."""
 
-import io
 import json
 import re
 import shutil
@@ -17,8 +16,8 @@ from deploykit.plan import BatchRange, PlanFile, PlanRecord
 from deploykit.runtime import OrtSession
 from deploykit.runtime.opening import TWIN_SUFFIX
 from tests.conftest import Deploykit
+from tests.triton_bundles import PLAN, add_plans, with_golden, without_explain
 from tests.triton_config import parse_config
-from tests.triton_plans import PLAN, add_plans
 from tests.unit.bright_bundle import LABELS, SPEC, bright_graph, make_bundle
 
 
@@ -26,15 +25,6 @@ from tests.unit.bright_bundle import LABELS, SPEC, bright_graph, make_bundle
 def bundle(tmp_path: Path) -> Path:
     """A bundle of three classes with names, and golden pictures."""
     return with_golden(make_bundle(tmp_path / "bright").path)
-
-
-def with_golden(path: Path) -> Path:
-    data = io.BytesIO()
-    image = np.arange(2 * 32 * 32 * 3).reshape(2, 32, 32, 3).astype(np.uint8)
-    np.savez(data, image=image, logits=np.zeros((2, 3), np.float32))
-    with extend_bundle(path) as stage:
-        stage.add("golden.npz", data.getvalue())
-    return path
 
 
 def configs(repository: Path) -> dict[str, Any]:
@@ -76,6 +66,16 @@ def test_names_types_and_shapes_are_the_graphs_own(bundle: Path, tmp_path: Path,
     assert [t.name for t in (*explain.input, *explain.output) if t.HasField("reshape")] == ["class_index", "explained_class"]
     assert explain.max_batch_size == 16
     assert [(w.name, w.batch_size) for w in explain.model_warmup] == [("golden_1", 1), ("golden_16", 16)]
+
+
+def test_a_bundle_that_explains_nothing_gets_a_pipeline_of_names(bundle: Path, tmp_path: Path, deploykit_here: Deploykit) -> None:
+    assert deploykit_here("triton", without_explain(bundle), "-o", tmp_path / "repo", "--top", "2").returncode == 0
+    found = configs(tmp_path / "repo")
+    assert list(found) == ["bright", "bright_pipeline", "bright_postprocess", "bright_preprocess"]
+    assert [t.name for t in found["bright_pipeline"].input] == ["image_bytes"]
+    assert {t.name: list(t.dims) for t in found["bright_pipeline"].output} == {
+        "labels": [2], "class_indices": [2], "probabilities": [2], "logits": [3], "box": [4], "photo_size": [2]
+    }  # fmt: skip
 
 
 def test_a_graph_with_a_fixed_batch_is_served_as_it_is(tmp_path: Path, deploykit_here: Deploykit) -> None:

@@ -1,10 +1,12 @@
 """``deploykit triton`` on a real Triton server: answers equal to ``deploykit predict`` and ``explain``, to the bit.
 
-One server serves two bundles for all tests here: EfficientNet-Lite0 with published weights and everything, and an untrained
-ResNet-18 without names. Tensors of the graphs are compared with the graphs run here: ONNX Runtime computes them, in both. What
-numpy computes (softmax, heat maps) is compared with the command line, run in the environment that the server's models run in.
+One server serves all bundles of the tests here: EfficientNet-Lite0 with published weights and everything, an untrained ResNet-18
+without names in several shapes, and a tiny network. Tensors of the graphs are compared with the graphs run here: ONNX Runtime
+computes them, in both. What numpy computes (softmax, heat maps) is compared with the command line, run in the environment that the
+server's models run in.
 """
 
+import io
 import json
 import os
 import shutil
@@ -31,9 +33,10 @@ from deploykit.image import load_pixels
 from deploykit.plan import BatchRange
 from deploykit.runtime import OrtSession
 from tests.conftest import PHOTOS
+from tests.triton_bundles import add_plans, with_golden, without_explain
 from tests.triton_config import parse_config, parse_served
-from tests.triton_plans import add_plans
 from tests.triton_server import TritonServer, labels_request, read_labels, run_triton, unpack_server
+from tests.unit.bright_bundle import make_bundle
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +66,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(lite0: Bundle, small: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("triton")
-    repositories = {name: folder / name for name in ("lite0", "small", "merged", "onnx", "plans")}
+    repositories = {name: folder / name for name in ("lite0", "small", "merged", "onnx", "plans", "plain")}
     write = ("triton", "--threads", "1", "--decoders", "1", "-o")
     small_options = (str(small.path), "--allow-untrained", "--no-pipeline", "--max-batch", "4")
     assert run([*write, str(repositories["lite0"]), str(lite0.path), "--name", "lite0"]) == 0
@@ -74,6 +77,8 @@ def served(lite0: Bundle, small: Bundle, tmp_path_factory: pytest.TempPathFactor
     add_plans(with_plans, batch=BatchRange(1, 2, 4))
     options = ["--allow-untrained", "--no-pipeline", "--name", "plans", "--backend", "tensorrt"]
     assert run([*write, str(repositories["plans"]), str(with_plans), *options]) == 0
+    plain = without_explain(with_golden(make_bundle(folder / "bright").path))
+    assert run([*write, str(repositories["plain"]), str(plain), "--name", "plain"]) == 0
     _merge_requests(repositories["merged"])
     server = unpack_server(folder / "server")
     log = folder / "log"
@@ -169,6 +174,16 @@ def test_pipeline_equals_predict_and_explain_on_the_same_files(served: Served, l
                 assert found["explained_label"][0, 0].decode() == explained["label"]
                 assert found["explained_probability"][0, 0] == explained["probability"]
                 assert found["has_evidence"][0, 0] == explained["has_evidence"]
+
+
+def test_pipeline_of_a_bundle_that_explains_nothing_names_classes(served: Served) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (50, 40), (250, 250, 250)).save(file, "PNG")
+    with served.client() as client:
+        client.load_model("plain_pipeline")
+        found = ask(client, "plain_pipeline", {"image_bytes": np.array([[file.getvalue()]], np.object_)}, ["labels", "photo_size"])
+    assert found["labels"].tolist() == [[b"bright", b"dark", b"neither"]]
+    assert found["photo_size"].tolist() == [[50, 40]]
 
 
 @pytest.mark.parametrize("output", ["labels", "map", "logits", "cam", "explained_class", "box"])

@@ -1,7 +1,7 @@
 """Manifests that start a repository on Kubernetes: KServe's InferenceService, or a plain Deployment with its Service.
 
 In: the name, the image, what a replica may take. Out: YAML. Where the repository lies is the user's to fill in (`PLACEHOLDER`).
-Kinds and fields: https://kserve.github.io/website/docs/model-serving/predictive-inference/frameworks/triton and
+Kinds and fields: https://kserve.github.io/website/docs/model-serving/predictive-inference/frameworks/overview and
 https://kubernetes.io/docs/reference/kubernetes-api/. Ports 8080 and 9000 under KServe are those of its Triton runtime.
 """
 
