@@ -1,7 +1,7 @@
 """``deploykit cpp``: projects that build with warnings as errors, pass their own tests, and refuse what deploykit refuses.
 
-Nothing here runs TensorRT: the runner is compiled where its headers are (``TensorRT_ROOT``), and the plan is one of TensorRT-RTX
-for sm86, whose bytes are looked at and never loaded.
+Nothing here runs TensorRT: the runner is compiled where its headers are (``TensorRT_ROOT``), and run with stand-ins for CUDA and
+TensorRT that know the golden answers (stand_in/). The plan is one of TensorRT-RTX for sm86: its bytes are looked at, never loaded.
 """
 
 import json
@@ -11,8 +11,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -20,13 +22,17 @@ from deploykit.bundle import Bundle
 from deploykit.cli.main import run
 from deploykit.errors import EngineError
 from deploykit.image import load_pixels
+from deploykit.integrations.cpp.arrays import pack_arrays
 from deploykit.plan import Gpu, PlanRecord, read_plan
 from deploykit.runtime.classifier import rank_logits
 from tests.conftest import Deploykit
 
 LABELS = ('say "hi"', "back\\slash\\", "what??/ ??=", "Käfer", "猫1", "%s\ttab")
 A10 = Gpu("NVIDIA A10", "sm86", "CUDA 13.0")
-SANITIZED = ("-DDEPLOYKIT_WERROR=ON", "-DDEPLOYKIT_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug")
+# Without -O1 the sanitizers take seconds over the digest of a plan.
+SANITIZED = ("-DDEPLOYKIT_WERROR=ON", "-DDEPLOYKIT_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1")
+
+STAND_IN = Path(__file__).parent / "stand_in"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorrt_rtx")
 MISSING = ", ".join(tool for tool in ("cmake", "g++") if shutil.which(tool) is None)
@@ -275,6 +281,74 @@ def test_the_runner_compiles_against_tensorrts_headers(bundle: str, request: pyt
     options = ("-DDEPLOYKIT_WERROR=ON", f"-DTensorRT_ROOT={os.environ[HEADERS]}", "-DCMAKE_BUILD_TYPE=Debug")
     build = configure_and_build(project, *options, targets=("runner_compiles",))
     assert len(list(build.rglob("self_test.cpp.o"))) == 1
+
+
+def with_stand_in(built: Built, source: Path, sanitizer: str, program: Path) -> Path:
+    """A program with the runner, against stand-ins for CUDA and TensorRT that answer golden pictures with their golden answers."""
+    flags = ["-std=c++17", "-O1", f"-fsanitize={sanitizer}", "-pthread", "-DDEPLOYKIT_WITH_TENSORRT"]
+    data = f'-DDEPLOYKIT_DATA="{built.project / "data"}"'
+    folders = [f"-I{built.project / 'src'}", f"-I{built.project / 'include'}", "-isystem", str(STAND_IN / "include")]
+    command = ["g++", *flags, "-Wall", "-Wextra", "-Werror", data, *folders, str(source), "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def run_with_stand_in(program: Path, built: Built, *arguments: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    golden = {"STAND_IN_GOLDEN": str(built.project / "data/golden.bin")}
+    command = [str(program), *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **golden, **environment}
+    )
+
+
+@compiles
+def test_threads_share_a_runner_without_races_and_get_their_own_answers(built: Built, tmp_path: Path) -> None:
+    program = with_stand_in(built, built.project / "src/self_test.cpp", "thread", tmp_path / "self_test")
+    done = run_with_stand_in(program, built)
+    assert done.returncode == 0, done.stderr
+    assert "4 threads: every answer as one caller gets it" in done.stdout
+    for size in (1, 2, 4):
+        for what in ("predict: logits differ by 0.0", "explain: logits differ by 0.0", "explain: maps differ by 0.0"):
+            assert f"batch {size}, {what}" in done.stdout
+    golden = built.bundle.golden()
+    assert golden.explained_class is not None
+    assert golden.cam is not None
+    wrong: dict[str, npt.NDArray[Any]] = {"image": golden.image, "logits": golden.logits[::-1]}
+    wrong |= {"explained_class": golden.explained_class, "cam": golden.cam}
+    (tmp_path / "wrong.bin").write_bytes(pack_arrays(wrong))
+    failed = run_with_stand_in(program, built, STAND_IN_GOLDEN=str(tmp_path / "wrong.bin"))
+    assert failed.returncode == 1
+    assert "error: batch 1, predict: logits differ by" in failed.stderr
+
+
+@compiles
+def test_a_runner_frees_what_it_made_and_refuses_before_tensorrt_sees_a_plan(built: Built, tmp_path: Path) -> None:
+    program = with_stand_in(built, STAND_IN / "leaks.cpp", "address,undefined", tmp_path / "leaks")
+    folder = next((built.project / "plans").iterdir())
+    done = run_with_stand_in(program, built, folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "batch is 9, the plan takes 1 to 4",
+        "class_index is 6, expected -1 to 5",
+        "2 launches",  # of batches 1 and 4, which are captured; a batch of 3 is not
+        "0 left",
+    ]
+    for environment, message in (
+        ({"STAND_IN_NO_GPU": "1"}, "was built for sm86; this machine has no NVIDIA GPU"),
+        ({"STAND_IN_FULL": "1"}, "CUDA cannot allocate"),
+        ({"STAND_IN_REFUSES": "1"}, "predict.plan: the stand-in does not like it"),
+        ({"STAND_IN_OTHER_SHAPE": "1"}, "predict.plan: logits has another shape than the header says"),
+    ):
+        done = run_with_stand_in(program, built, folder, **environment)
+        assert message in done.stdout
+        assert done.stdout.endswith("\n0 left\n")
+        assert done.returncode == 0, done.stderr
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    (copy / "explain.plan").write_bytes((folder / "predict.plan").read_bytes())
+    done = run_with_stand_in(program, built, copy)
+    assert "explain.plan has" in done.stdout
+    assert done.stdout.endswith("\n0 left\n")
 
 
 @compiles
