@@ -45,9 +45,9 @@ from deploykit.spec import Precision
 def command(
     bundle: Path, output: Path, precision: str, plans: tuple[str, ...], namespace: str | None, force: bool, as_json: bool
 ) -> None:
-    """Write a CMake project (C++17) of a bundle.
+    """Write a CMake project that runs a bundle's plans from C++.
 
-    A header with tensors, image spec, labels and digests as constants; a runner of TensorRT plans; preprocessing, maps and ranking
+    C++17: a header with tensors, image spec, labels and digests as constants; a runner of TensorRT plans; preprocessing, maps and ranking
     that equal deploykit's; an example, a self-test over the golden vectors, and tests that need no TensorRT. README.md in DIR says
     how to build and use it.
     """
