@@ -47,9 +47,9 @@ def command(
 ) -> None:
     """Write a CMake project that runs a bundle's plans from C++.
 
-    C++17: a header with tensors, image spec, labels and digests as constants; a runner of TensorRT plans; preprocessing, maps and ranking
-    that equal deploykit's; an example, a self-test over the golden vectors, and tests that need no TensorRT. README.md in DIR says
-    how to build and use it.
+    C++17: a header with tensors, image spec, labels and digests as constants; a runner of TensorRT plans; preprocessing, maps and
+    ranking that equal deploykit's; an example, a self-test over the golden vectors, and tests that need no TensorRT. README.md in
+    DIR says how to build and use it.
     """
     opened = Bundle.open(bundle)
     check_place(output, replace=force)
