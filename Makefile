@@ -1,6 +1,7 @@
 # make demo   sets up .venv, exports a published network, names what is in two photos and shows why
 # make test   sets up .venv and runs every check: lint, types, import contracts, tests
 # make bench  refreshes benchmarks/results/
+# make gpu-check  builds, proves and measures plans on a machine with an NVIDIA GPU (benchmarks/README.md says what it needs)
 # make sweep  takes every model through the whole chain: oracle, export, verify, explain, engines
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 WHEELS = $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv/share/$(1) --requirement tests/$(1).txt
 PHOTOS = $(shell $(BIN)/python -c "import skimage; print(skimage.__path__[0] + '/data')")
 
-.PHONY: demo test lint types contracts pytest bench sweep clean
+.PHONY: demo test lint types contracts pytest bench sweep gpu-check clean
 
 demo: .venv/demo.stamp
 	mkdir -p demo
@@ -47,6 +48,11 @@ bench: .venv/bench.stamp
 sweep: .venv/dev.stamp
 	$(BIN)/python -m benchmarks.count
 	$(BIN)/python -m benchmarks.sweep --again
+
+# With the Python that has the GPU's packages: a fresh GPU machine has no network to make a .venv with.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-check:
+	$(GPU_PYTHON) -m benchmarks.gpu_check $(GPU_OPTIONS)
 
 .venv/%.stamp: pyproject.toml constraints.txt tests/networks.txt tests/servers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -53,7 +53,7 @@ def name_nodes(graph: onnx.ModelProto) -> None:
     """Call every node after the innermost module it came from and its operator, such as ``features.1.0.block.0.0/Conv``.
 
     Verdicts, plots, TensorRT's layer lists and its messages then speak of the user's modules. What reads a module's weight is that
-    module's, whatever was folded into it. A module that runs an operator more than once numbers them: ``relu/Relu``, ``relu/Relu_2``.
+    module's, whatever was folded into it. A module that runs an operator several times numbers them: ``relu/Relu_2``.
     """
     owners = {
         tensor.name: tensor.name.removesuffix(".weight") for tensor in graph.graph.initializer if tensor.name.endswith(".weight")
