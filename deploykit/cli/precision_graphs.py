@@ -35,9 +35,14 @@ LEAST_SIMILARITY = {Precision.FP16: 0.95, Precision.INT8: 0.7}
 """The cosine between the gradients and those that the float tail gives for the same activations. Behind the last feature map only
 the weights' rounding differs (measured: 0.99999); from earlier layers on, rectifiers near zero open in one and not in the other."""
 
-TAIL_TOLERANCE = 2e-3
-"""Of the largest value: the same nodes, but a runtime may round to float16 or to integers at other places where it fuses otherwise
-(2^-11 is 5e-4)."""
+TAIL_TOLERANCE = {Precision.FP16: 2e-3, Precision.INT8: 1.6e-2}
+"""Of the largest value: the same nodes, but a runtime may round to float16 or to integers at other places where it fuses otherwise.
+A step of float16 is 2^-11 or 5e-4, one of 8 bits is 1/127 or 8e-3."""
+
+TAIL_SIMILARITY = {"gradients": 0.99, "cam": 0.999}
+"""The cosine of what the tail gives with what the explain graph gives. A max pooling may hand a whole gradient to the neighbour of
+a value that ties with it after rounding, as behind VGG-16's features (measured: 0.9995); maps, of means over positions, hardly see
+it."""
 
 EXPLAIN_GRAPHS = ("explain.onnx", "explain_tail.onnx", "input_gradients.onnx")
 _PACKAGES = ("onnx", "onnxruntime", "numpy")
@@ -128,7 +133,7 @@ def _prove(
                 _require_same_logits(name, sessions[name], feed, logits)
         guard = check_gradients(explain.run, feed)
         if tail := sessions.get("explain_tail.onnx"):
-            _require_same_tail(tail, answer)
+            _require_same_tail(tail, answer, precision)
         from_float = _compare_with_float_tail(bundle, precision, answer)
         maps = _compare_with_golden(bundle, precision, explain)
     return _record(guard, from_float, maps, precision)
@@ -143,15 +148,22 @@ def _require_same_logits(name: str, session: OrtSession, feed: npt.NDArray[Any],
         )
 
 
-def _require_same_tail(tail: OrtSession, answer: Arrays) -> None:
+def _require_same_tail(tail: OrtSession, answer: Arrays, precision: Precision) -> None:
     """The tail must say of the activations what the explain graph says of the picture."""
     again = tail.run({"activations": answer["activations"], "class_index": answer["explained_class"]})
-    # Of a segmentation net those pixels count where the class is largest: one that ties may change sides, and its gradient with it,
-    # between two sessions whose logits differ by rounding.
-    compared = ("logits", "gradients", "cam") if answer["logits"].ndim == 2 else ("logits",)
-    worst = max(relative_difference(again[name], answer[name]) for name in compared)
-    if not worst <= TAIL_TOLERANCE:
-        raise ParityError(f"the tail graph differs from the explain graph by {worst:.1e}, {TAIL_TOLERANCE:.0e} is allowed")
+    worst, allowed = relative_difference(again["logits"], answer["logits"]), TAIL_TOLERANCE[precision]
+    if not worst <= allowed:
+        raise ParityError(f"the tail graph's logits differ from the explain graph's by {worst:.1e}, {allowed:.0e} is allowed")
+    if answer["logits"].ndim > 2:
+        # Of a segmentation net those pixels count where the class is largest: one that ties may change sides, and its gradient with
+        # it, between two sessions whose logits differ by rounding.
+        return
+    for name, least in TAIL_SIMILARITY.items():
+        similarity = _cosine(again[name], answer[name])
+        if not similarity >= least:
+            raise ParityError(
+                f"the tail graph's {name} have a cosine of {similarity:.4f} with the explain graph's, at least {least} is expected"
+            )
 
 
 def _compare_with_float_tail(bundle: Bundle, precision: Precision, answer: Arrays) -> float | None:

@@ -8,9 +8,11 @@ import onnx
 import pytest
 
 from deploykit.bundle import Bundle, extend_bundle
+from deploykit.cli import precision_graphs
 from deploykit.cli.precision_graphs import add_precision, make_precision_graphs
 from deploykit.cli.verify import check_bundle
 from deploykit.errors import ParityError
+from deploykit.graph.tail import make_tail_graph
 from deploykit.quantization.calibrate import Batch, collect, expose
 from deploykit.quantization.methods import thresholds
 from deploykit.quantization.placement import place
@@ -102,3 +104,25 @@ def test_a_wrong_gradient_is_refused_and_nothing_is_written(bundle: Bundle, quan
     weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(-values[::-1]), weight.name))
     with pytest.raises(ParityError, match=r"have a cosine of -?0\.\d+ with the float tail's"):
         make_precision_graphs(bundle, INT8, wrong, bundle.golden().image)
+
+
+@pytest.mark.parametrize(("tensor", "says"), [("fc.weight", "logits differ"), ("class_index", "gradients have a cosine")])
+def test_a_tail_that_says_otherwise_than_the_explain_graph_is_refused(
+    tensor: str, says: str, bundle: Bundle, quantized: QuantizedGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def another(graph: onnx.ModelProto, layer: str) -> onnx.ModelProto:
+        tail = make_tail_graph(graph, layer)
+        if tensor == "class_index":  # it explains the class behind the one that was asked for
+            one = onnx.numpy_helper.from_array(np.array(1, np.int64), "one")
+            tail.graph.initializer.append(one)
+            for node in tail.graph.node:
+                node.input[:] = ["next_class" if name == "class_index" else name for name in node.input]
+            tail.graph.node.insert(0, onnx.helper.make_node("BitwiseXor", ["class_index", "one"], ["next_class"]))
+            return tail
+        weight = next(t for t in tail.graph.initializer if t.name.startswith(tensor) and t.data_type == onnx.TensorProto.INT8)
+        weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[::-1].copy(), weight.name))
+        return tail
+
+    monkeypatch.setattr(precision_graphs, "make_tail_graph", another)
+    with pytest.raises(ParityError, match=f"the tail graph's {says}"):
+        make_precision_graphs(bundle, INT8, quantized.graph, bundle.golden().image)
