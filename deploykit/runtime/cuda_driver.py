@@ -99,7 +99,9 @@ def load_driver() -> ctypes.CDLL:
     except OSError as error:
         raise SessionError(f"the CUDA driver does not load: {error}") from error
     for name, arguments in _SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise SessionError(f"the CUDA driver has no {name}", hint="it is older than CUDA 11.4; install a newer one")
         function.argtypes, function.restype = arguments, ctypes.c_int
     return library
 

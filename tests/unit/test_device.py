@@ -3,7 +3,9 @@
 import ctypes
 import gc
 import importlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -250,6 +252,35 @@ def test_a_machine_without_a_driver_says_so() -> None:
         cuda_driver.load_driver()
     except SessionError as error:
         assert "the CUDA driver does not load" in str(error)  # noqa: PT017 a machine with a driver has no error to look at
+
+
+@pytest.mark.skipif(
+    shutil.which("gcc") is None or sys.platform != "linux", reason="the stand-in driver is compiled by gcc, on Linux"
+)
+@pytest.mark.parametrize("package", ["cuda-core", "pycuda"])
+def test_the_real_package_runs_a_session_on_a_stand_in_for_the_driver(package: str, tmp_path: Path) -> None:
+    pytest.importorskip({"cuda-core": "cuda.core", "pycuda": "pycuda"}[package])
+    here = Path(__file__).parent
+    library = ["-o", str(tmp_path / "libcuda.so.1"), str(here / "stand_in_driver.c"), "-ldl"]
+    subprocess.run(["gcc", "-shared", "-fPIC", *library], check=True)
+    module = {"cuda-core": "deploykit.runtime.device_cuda_core", "pycuda": "deploykit.runtime.device_pycuda"}[package]
+    done = subprocess.run(
+        [sys.executable, here / "session_on_stand_in_driver.py", module],
+        capture_output=True, text=True, check=False, timeout=100,
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(here.parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found.pop("device").startswith(package)
+    assert "CUDA does not survive fork" in found.pop("child")
+    assert "memory" in found.pop("too_much").lower()
+    assert found.pop("no_gpu") != "no error"
+    spans = {"h2d": 1.5, "gpu": 1.5, "d2h": 1.5}
+    assert found == {
+        "wrong": 0, "spans": spans, "idle": True, "sums": [100, 100, 100], "alive": True, "left": 0, "captures": 1,
+        "left_after_capture": 0, "context": 0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
