@@ -16,6 +16,8 @@ from deploykit.spec import INPUT_KINDS, ImageSpec
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+SIDE_FILE_SUFFIX = ".data"
+"""Behind a graph's name: the file beside it that holds its weights, where they are too many for one (`deploykit.graph.files`)."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from deploykit.bundle import Bundle, extend_bundle, sha256_of
+from deploykit.bundle.manifest import SIDE_FILE_SUFFIX
 from deploykit.errors import BundleError
-from deploykit.graph.files import SIDE_FILE_SUFFIX
 from deploykit.plan import PLAN_NAME, PlanRecord
 from deploykit.spec import Precision
 

@@ -10,12 +10,11 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper
 
+from deploykit.bundle.manifest import SIDE_FILE_SUFFIX
 from deploykit.errors import GraphError
 
 SIDE_FILE_ABOVE_BYTES = 1_900_000_000
 """Below protobuf's limit of 2^31 - 1 bytes by a margin for what the later verbs add (Q/DQ nodes, a backward part)."""
-
-SIDE_FILE_SUFFIX = ".data"
 
 
 def write_graph(graph: onnx.ModelProto, path: Path, *, side_file_above_bytes: int = SIDE_FILE_ABOVE_BYTES) -> list[Path]:

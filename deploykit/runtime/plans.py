@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from deploykit.bundle import Bundle
+from deploykit.bundle.manifest import SIDE_FILE_SUFFIX
 from deploykit.errors import BundleError, EngineError, UsageError
 from deploykit.plan import PLAN_NAME, Gpu, PlanRecord, check_fit, read_record
 from deploykit.spec import Precision
@@ -14,7 +15,6 @@ from deploykit.trt import find_gpu, load_flavour
 PLANNED = ("predict", "explain")
 """The graphs that `deploykit build` makes plans of."""
 
-_SIDE_FILE_SUFFIX = ".data"
 _ON_CPU = "run the graph on the CPU instead: --backend onnxruntime --provider cpu"
 
 
@@ -129,7 +129,7 @@ def _check_asked(place: Path, record: PlanRecord, graph: str, precision: Precisi
 def _check_graph(bundle: Bundle, place: Path, record: PlanRecord, graph: str) -> None:
     """Refuse a plan of another graph than the bundle has now: it would answer with other weights."""
     file, files = record.files[f"{graph}.plan"], bundle.manifest.files
-    digests = [files[name].sha256 for name in (file.graph, file.graph + _SIDE_FILE_SUFFIX) if name in files]
+    digests = [files[name].sha256 for name in (file.graph, file.graph + SIDE_FILE_SUFFIX) if name in files]
     # As `deploykit build` digests a graph with weights in a side file: both digests together.
     seen = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     if seen != file.graph_sha256:
