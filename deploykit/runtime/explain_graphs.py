@@ -61,13 +61,18 @@ class RawAnswer:
 
 
 class ExplainGraphs:
-    """Owns the sessions of one precision; all but the explain graph are opened when they are first needed. Threads may share it."""
+    """Owns the sessions of one precision; all but the explain graph are opened when they are first needed. Threads may share it.
 
-    def __init__(self, bundle: Bundle, answering: Answering) -> None:
+    Args:
+        bundle, answering: whose graphs, and what runs them.
+        explain: a session of the explain graph to take instead of opening one; closed with the others.
+    """
+
+    def __init__(self, bundle: Bundle, answering: Answering, explain: Session | None = None) -> None:
         self.bundle = bundle
         self._answering = answering
         self._lock = threading.Lock()
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, Session] = {} if explain is None else {"explain": explain}
         self._is_closed = False
         self._session("explain")
 

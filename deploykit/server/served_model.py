@@ -23,6 +23,7 @@ from deploykit.runtime.explain_graphs import INPUT_METHODS, ExplainGraphs
 from deploykit.runtime.opening import Answering, open_session
 from deploykit.server.batcher import Batcher
 from deploykit.server.settings import Settings
+from deploykit.server.shared_session import SharedSession
 from deploykit.server.statistics import Run
 from deploykit.spec import Precision
 
@@ -190,9 +191,10 @@ def _open_graphs(bundle: Bundle, precision: Precision, settings: Settings, obser
     explainer: Explainer | None = None
     try:
         if f"{precision}/explain.onnx" in bundle.manifest.files:
-            explainer = Explainer(ExplainGraphs(bundle, answering), settings.limits)
-            _open_all(explainer, bundle, precision)
             explain = Batcher(open_session(bundle, "explain", answering), settings.batch, partial(observe, f"{precision}/explain"))
+            shared = SharedSession(explain, settings.timeout_s)
+            explainer = Explainer(ExplainGraphs(bundle, answering, shared), settings.limits)
+            _open_all(explainer, bundle, precision)
     except BaseException:
         Graphs(predict, explain, explainer, "").close()
         raise

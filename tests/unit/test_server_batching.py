@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
@@ -11,6 +12,7 @@ from deploykit.runtime.session import Array, TensorInfo
 from deploykit.server.batch_queue import BatchQueue, Job
 from deploykit.server.batcher import Batcher
 from deploykit.server.settings import BatchSettings
+from deploykit.server.shared_session import SharedSession
 
 WAIT_S = 10
 
@@ -284,3 +286,52 @@ def test_hundreds_of_callers_each_get_their_own_answer() -> None:
 def test_settings_that_no_server_can_have_are_refused(field: str) -> None:
     with pytest.raises(Exception, match=f"{field} is 0, expected 1 or more"):
         BatchSettings(**{field: 0})
+
+
+def test_a_shared_session_splits_its_rows_into_runs_and_puts_them_together_again() -> None:
+    session = Doubling()
+    batcher = Batcher(session, BatchSettings(max_batch_size=4))
+    with SharedSession(batcher, WAIT_S) as shared:
+        assert shared.run(row(*range(10)), ["double"])["double"][:, 0].tolist() == [2.0 * i for i in range(10)]
+        assert max(map(len, session.runs)) <= 4
+    assert not session.is_closed
+    batcher.close()
+
+
+def test_callers_of_a_shared_session_meet_in_one_run_and_get_their_own_rows() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=4))
+    shared, found = SharedSession(batcher, WAIT_S), {}
+    first = batcher.submit(row(0), None, 1e9)  # keeps the only thread busy while the others come
+    assert session.has_begun.acquire(timeout=WAIT_S)
+
+    def ask(value: int) -> None:
+        found[value] = shared.run(row(value), ["double"])["double"].item()
+
+    threads = [threading.Thread(target=ask, args=(value,)) for value in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    while batcher.depth() < len(threads):
+        time.sleep(0.001)
+    session.may_run.set()
+    for thread in threads:
+        thread.join(WAIT_S)
+    batcher.close()
+    assert first.done()
+    assert found == {1: 2.0, 2: 4.0, 3: 6.0}
+    assert sorted(session.runs[1]) == [1.0, 2.0, 3.0]
+
+
+def test_a_shared_session_gives_up_when_its_time_is_over() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings())
+    batcher.submit(row(0), None, 1e9)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    late = threading.Timer(0.2, session.may_run.set)
+    late.start()
+    with pytest.raises(RequestError, match="time was up"):
+        SharedSession(batcher, 0.05).run(row(1))
+    late.join()
+    batcher.close()

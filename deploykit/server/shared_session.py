@@ -1,0 +1,61 @@
+"""A session whose runs join those of everybody else who asks the same graph: what explains pictures, in front of a `Batcher`.
+
+In: what `Session.run` takes, in a thread that may wait. Out: the same answers; the runs are the batcher's, with its limits.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from deploykit.runtime.session import Array, TensorInfo
+from deploykit.server.batcher import Batcher
+
+
+class SharedSession:
+    """Asks a batcher; see `deploykit.runtime.session.Session`. The batcher stays its owner's: closing this leaves it open.
+
+    Args:
+        timeout_s: how long a run may wait in the queue.
+    """
+
+    def __init__(self, batcher: Batcher, timeout_s: float) -> None:
+        self._batcher, self._timeout_s = batcher, timeout_s
+
+    @property
+    def backend(self) -> str:
+        """What answers, with its version."""
+        return self._batcher.backend
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The tensors that `run` takes."""
+        return self._batcher.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The tensors that `run` can give."""
+        return self._batcher.outputs
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Wait for the answers, in as many runs as the rows need.
+
+        Raises:
+            RequestError: the queue is full, or the time is up.
+            InputError, SessionError: as `Session.run`.
+        """
+        deadline, size = time.monotonic() + self._timeout_s, self._batcher.max_batch_size
+        rows = max((len(array) for array in feeds.values()), default=0)
+        parts = [{name: array[start : start + size] for name, array in feeds.items()} for start in range(0, max(rows, 1), size)]
+        waiting = [self._batcher.submit(part, outputs, deadline) for part in parts]
+        found = [future.result().outputs for future in waiting]
+        return dict(found[0]) if len(found) == 1 else {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    def close(self) -> None:
+        """Nothing: the batcher is closed by its owner."""
+
+    def __enter__(self) -> "SharedSession":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
