@@ -68,7 +68,7 @@ def drive(port: int, request: bytes, *, clients: int, seconds: float, check: Cal
             start = time.perf_counter()
             try:
                 connection = connection or socket.create_connection((HOST, port), timeout=TIMEOUT_S)
-                status, body = exchange(connection, request)
+                status, body, is_last = exchange(connection, request)
             except OSError as error:
                 failures[type(error).__name__] += 1
                 close(connection)
@@ -81,6 +81,9 @@ def drive(port: int, request: bytes, *, clients: int, seconds: float, check: Cal
                 failures["wrong answer"] += 1
             else:
                 mine.append((time.perf_counter() - start) * 1e3)
+            if is_last:
+                close(connection)
+                connection = None
         close(connection)
 
     threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in latencies]
@@ -95,8 +98,8 @@ def drive(port: int, request: bytes, *, clients: int, seconds: float, check: Cal
     return Load(tuple(ms for mine in latencies for ms in mine), time.perf_counter() - start, dict(failures))
 
 
-def exchange(connection: socket.socket, request: bytes) -> tuple[str, bytes]:
-    """Send a request and read its answer: the status and the body.
+def exchange(connection: socket.socket, request: bytes) -> tuple[str, bytes, bool]:
+    """Send a request and read its answer: the status, the body, and whether the server says that the connection ends with it.
 
     Raises:
         OSError: the connection ended before the answer did, or what came is no answer with a Content-Length.
@@ -114,7 +117,7 @@ def exchange(connection: socket.socket, request: bytes) -> tuple[str, bytes]:
     while left > 0:
         parts.append(_more(connection))
         left -= len(parts[-1])
-    return head[0].split(" ")[1], b"".join(parts)
+    return head[0].split(" ")[1], b"".join(parts), fields.get("connection", "").lower() == "close"
 
 
 def close(connection: socket.socket | None) -> None:

@@ -77,7 +77,8 @@ class Server:
         try:
             yield self
         finally:
-            os.killpg(self.process.pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):  # it may have been told to end
+                os.killpg(self.process.pid, signal.SIGSTOP)
 
     @staticmethod
     def is_right(body: bytes) -> bool:
@@ -92,7 +93,7 @@ class Server:
         self.process.wait()
 
 
-def start_server(side: str, bundle: Path, folder: Path) -> Server:
+def start_server(side: str, bundle: Path, folder: Path, *options: str) -> Server:
     """Start a server and wait for its first right answer; then it is stopped until it is asked.
 
     Raises:
@@ -105,12 +106,12 @@ def start_server(side: str, bundle: Path, folder: Path) -> Server:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
     with log.open("wb") as output:
-        process = subprocess.Popen(command(bundle, port), stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen([*command(bundle, port), *options], stdout=output, stderr=output, start_new_session=True)
     server = Server(process, port, post(path, body, content_type))
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=START_S) as connection:
-            status, answer = exchange(connection, server.request)
+            status, answer, _ = exchange(connection, server.request)
             if status == "200" and server.is_right(answer):
                 os.killpg(process.pid, signal.SIGSTOP)
                 return server
