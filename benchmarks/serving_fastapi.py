@@ -1,7 +1,4 @@
-"""The peer that most people write: one FastAPI endpoint round a session. ``python -m benchmarks.serving_fastapi BUNDLE PORT``.
-
-Pictures are decoded, resized and ranked by deploykit's own functions, as in the other sides: what differs is the serving alone.
-"""
+"""The peer that most people write: one FastAPI endpoint round onnxruntime. ``python -m benchmarks.serving_fastapi BUNDLE PORT``."""
 
 import sys
 from typing import Annotated, Any
@@ -9,18 +6,17 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import FastAPI, File
 
-from deploykit.runtime import Classifier
+from benchmarks.serving_bare import Bare
 
 app = FastAPI()
 bundle, port = sys.argv[1:]
-classifier = Classifier.open(bundle)
+bare = Bare(bundle)
 
 
 @app.post("/predict")
 def predict(image: Annotated[bytes, File()]) -> dict[str, Any]:
     """Not async, so FastAPI runs it in a thread: an async one would keep the loop from reading while the network runs."""
-    found = classifier.classify(image, top=5)
-    return {"predictions": [{"class_index": p.class_index, "label": p.label, "probability": p.probability} for p in found]}
+    return bare.answer(bare.predict(bare.pixels(image)[None])[0])
 
 
 if __name__ == "__main__":

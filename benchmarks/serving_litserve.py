@@ -1,18 +1,13 @@
-"""LitServe round the same classifier, with its dynamic batching. ``python -m benchmarks.serving_litserve BUNDLE PORT``.
-
-Pictures are decoded, resized and ranked by deploykit's own functions, as in the other sides: what differs is the serving alone.
-"""
+"""LitServe round onnxruntime, with its dynamic batching. ``python -m benchmarks.serving_litserve BUNDLE PORT``."""
 
 import sys
 from typing import Any
 
 import litserve
 import numpy as np
-import numpy.typing as npt
 from fastapi import Request
 
-from deploykit.image import load_pixels
-from deploykit.runtime import Classifier, Prediction
+from benchmarks.serving_bare import Array, Bare
 
 BATCH, TIMEOUT_S = 8, 0.002
 
@@ -21,28 +16,28 @@ class Api(litserve.LitAPI):  # type: ignore[misc]  # untyped
     """Decode, stack, run, rank."""
 
     def setup(self, device: str) -> None:
-        """Open the bundle, in the worker's process."""
-        self.classifier = Classifier.open(sys.argv[1])
+        """Open the session, in the worker's process."""
+        self.bare = Bare(sys.argv[1])
 
-    def decode_request(self, request: Request) -> npt.NDArray[np.uint8]:
+    def decode_request(self, request: Request) -> Array:
         """A form's file as pixels of the network's size. LitServe gives the form where the annotation asks for a request."""
-        return load_pixels(request["image"].file.read(), self.classifier.manifest.image)
+        return self.bare.pixels(request["image"].file.read())
 
-    def batch(self, inputs: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    def batch(self, inputs: list[Array]) -> Array:
         """One array of all."""
         return np.stack(inputs)
 
-    def predict(self, pixels: npt.NDArray[np.uint8]) -> list[list[Prediction]]:
-        """One run, ranked."""
-        return self.classifier.rank(self.classifier.logits(pixels), 5)
+    def predict(self, pixels: Array) -> Array:
+        """One run."""
+        return self.bare.predict(pixels)
 
-    def unbatch(self, output: list[list[Prediction]]) -> list[list[Prediction]]:
-        """They are apart already."""
-        return output
+    def unbatch(self, output: Array) -> list[Array]:
+        """A row for each."""
+        return list(output)
 
-    def encode_response(self, output: list[Prediction]) -> dict[str, Any]:
+    def encode_response(self, output: Array) -> dict[str, Any]:
         """The same answer as the others give."""
-        return {"predictions": [{"class_index": p.class_index, "label": p.label, "probability": p.probability} for p in output]}
+        return self.bare.answer(output)
 
 
 if __name__ == "__main__":
