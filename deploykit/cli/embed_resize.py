@@ -33,7 +33,7 @@ Pixels = npt.NDArray[np.uint8]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 LEVELS_TOLERANCE = 1
-"""Grey levels. Both round after each pass: see `deploykit.graph.resize_normalize`, and `deploykit.image.resize` for the host."""
+"""Grey levels. The graph's are Pillow's to the bit; the host folds the crop into the resize (`deploykit.image.resize`)."""
 
 OUTPUTS_TOLERANCE = 1e-4
 """Of an output's largest value. The nodes behind the resize are the same; a runtime may fuse them otherwise."""

@@ -8,7 +8,7 @@ photo is resized to. A row's weights sum to 1 and are rounded to 22 bits behind 
 All of it is arithmetic of whole numbers. Weights are made in int64; each is then split in two, so that every sum of products is
 below 2^24, which float32 holds whatever order a runtime sums in. So the result is Pillow's to the bit, on every runtime.
 
-Of the photo only what the crop needs is read, and each quarter of the first pass reads its own part of that: a pixel of the picture
+Of the photo only what the crop needs is read, and each part of the first pass reads its own piece of that: a pixel of the picture
 sees a few of the photo's, so most of a full product would be zeros.
 """
 
@@ -28,8 +28,8 @@ _BITS = 22
 _LOWER_BITS = 7
 """Of these, how many go into the lower part of a weight. Its sums stay below 2^24 up to 512 weights, which is a photo 128 times as
 long as the picture (256 times under bilinear); those of the upper part always do."""
-_PARTS = 4
-"""Of the first pass. 8 save half of the products that are left, and cost as much in slices."""
+_PARTS = 8
+"""Of the first pass. A photo of 12 megapixels to 224 x 224 takes 203 ms of one core in one part, 108 in 4, 87 in 8, 81 in 16."""
 _REACH = {"bilinear": 1, "bicubic": 2}
 """Of the kernel, in pixels of the coarser side."""
 

@@ -1,6 +1,7 @@
 """``deploykit export --embed-resize``: bundles whose graphs take a photo at its own size."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import skimage.data
 from PIL import Image
 
 from deploykit.bundle import Bundle
+from deploykit.cli.main import run
 from deploykit.image import decode
 from deploykit.runtime import Classifier, Explainer
 from deploykit.runtime.ort import OrtSession
@@ -28,8 +30,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def resizing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    from deploykit.cli.main import run
-
     path = tmp_path_factory.mktemp("resizing") / "efficientnet_lite0"
     assert run(["export", "efficientnet_lite0", "--pretrained", "--embed-resize", "-o", str(path)]) == 0
     return Bundle.open(path)
@@ -87,12 +87,60 @@ def test_photos_beyond_the_sides_of_the_graph_are_refused_by_name(
     assert "8 to 4096" in done.stderr.replace(",", "")
 
 
-def test_tensorrt_rtx_builds_it_with_a_profile_of_heights_and_widths(deploykit_here: Deploykit, tmp_path: Path) -> None:
-    done = deploykit_here(
-        "export", "resnet18", "--num-classes", "3", "--embed-resize", "--image-size", "64", "-o", "b", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle whose graphs resize. Tests that change it work on a copy."""
+    path = tmp_path_factory.mktemp("untrained") / "resnet18"
+    assert run(["export", "resnet18", "--num-classes", "3", "--embed-resize", "--image-size", "64", "-o", str(path)]) == 0
+    return path
+
+
+def test_tensorrt_rtx_builds_it_with_a_profile_of_heights_and_widths(
+    untrained: Path, deploykit_here: Deploykit, tmp_path: Path
+) -> None:
+    shutil.copytree(untrained, tmp_path / "b")
     command = ("build", "b", "--backend", "tensorrt-rtx", "--target", "sm86", "--photo-size", "8:512:4096", "--json")
     built = deploykit_here(*command, cwd=tmp_path)
     assert built.returncode == 0, built.stderr
-    assert set(json.loads(built.stdout)["files"]) == {"predict.plan", "explain.plan"}
+    record = json.loads(built.stdout)
+    assert set(record["files"]) == {"predict.plan", "explain.plan"}
+    assert record["sides"] == {"min": 8, "opt": 512, "max": 4096}
+    assert record["batch"] == {"min": 1, "opt": 1, "max": 1}
+
+
+def test_fp16_and_int8_graphs_of_it_resize_too_and_verify(
+    untrained: Path, photos: dict[str, Path], deploykit_here: Deploykit, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "b"
+    shutil.copytree(untrained, bundle)
+    assert deploykit_here("convert", bundle, "--precision", "fp16").returncode == 0
+    calibrate = ("--method", "minmax", "--repair", "none", "--min-agreement", "0")
+    done = deploykit_here("quantize", bundle, "--images", next(iter(photos.values())).parent, *calibrate)
+    assert done.returncode == 0, done.stderr
+    for graph in ("fp16/predict", "fp16/explain", "int8/predict", "int8/predict_cpu", "int8/explain_cpu"):
+        with OrtSession(Bundle.open(bundle).file(f"{graph}.onnx")) as session:
+            assert str(session.inputs[0]) == "image uint8 [1, H, W, 3]"
+    assert deploykit_here("verify", bundle).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("bench", "{}", "--batch", "4"), "take one photo at a time"),
+        (("evaluate-cam", "{}", "coffee.png"), "resize photos themselves"),
+        (("build", "{}", "--backend", "tensorrt-rtx", "--target", "sm86", "--photo-size", "4:8:16"), "photo size is 4:8:16"),
+        (("import", "{}/fp32/predict.onnx"), "resizes photos itself"),
+    ],
+)
+def test_what_such_graphs_cannot_do_is_refused_with_the_reason(
+    arguments: tuple[str, ...], reason: str, untrained: Path, photos: dict[str, Path], deploykit_here: Deploykit
+) -> None:
+    done = deploykit_here(*(text.format(untrained) for text in arguments), cwd=photos["coffee"].parent)
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
+def test_a_photo_size_is_refused_where_graphs_take_the_networks_size(lite0: Bundle, deploykit_here: Deploykit) -> None:
+    done = deploykit_here("build", lite0.path, "--backend", "tensorrt-rtx", "--target", "sm86", "--photo-size", "512")
+    assert done.returncode == 2
+    assert "--photo-size goes with graphs that resize photos" in done.stderr
