@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.charts import CHARTS, chart_path
 from benchmarks.report import RESULTS
+from deploykit.models.catalogue import MODELS
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- figures:begin -->\n", "<!-- figures:end -->"
@@ -142,15 +143,51 @@ def sweep(result: Mapping[str, Any]) -> str:
             ]
         )
     passed = sum(row["passed"] for row in result["models"])
+    seen = {row["name"] for row in result["models"]}
+    left = [name for name in MODELS if name not in seen]
     targets = list(next(row for row in result["models"] if row["passed"])["precisions"]["fp32"]["engines"])
     header = ["", "parameters, M", "multiply-adds, G", "oracle, logits apart", "graph / torch", "explain / autograd"]
     header += ["graph, MB", "sm86 plans, MB", "built in s"]
     title = (
-        f"{passed} of {len(result['models'])} models pass the whole chain: the logits of an independent implementation with the "
-        "same weights, export, verify, Grad-CAM, FP16, INT8, and TensorRT-RTX plans of predict and explain for "
-        f"{', '.join(targets)} at each precision (FP32 / FP16 / INT8)."
+        f"{passed} of {len(MODELS)} models have passed the whole chain: the logits of an independent implementation with the same "
+        "weights, export, verify, Grad-CAM, FP16, INT8, and TensorRT-RTX plans of predict and explain for "
+        f"{', '.join(targets)} at each precision (FP32 / FP16 / INT8)." + (f" Not in this run: {', '.join(left)}." if left else "")
     )
     return f"{title}\n\n<details><summary>All of them</summary>\n\n{_table(header, rows)}\n\n</details>"
+
+
+def serving(result: Mapping[str, Any]) -> str:
+    """The server against its peers, by the number of clients."""
+    rows = []
+    for clients, sides in result["serving"].items():
+        for side, found in sides.items():
+            latency = found["latency_ms"]
+            slowest = f"{latency['p99']:.0f}" if "p99" in latency else "too few"
+            rows.append([clients, side, f"{found['per_second']['median']:.0f}", f"{latency['median']:.1f}", slowest])
+    alone = result["in process"]["median"]
+    title = (
+        f"Pictures answered a second over HTTP, and their latency; clients and server on the same cores ({_machine(result)}). "
+        f"The runtime without a server and clients: {alone:.0f}."
+    )
+    return f"{title}\n\n{_table(['clients', 'server', 'answers/s', 'p50 ms', 'p99 ms'], rows)}"
+
+
+def soak(result: Mapping[str, Any]) -> str:
+    """What the server kept while things went wrong."""
+    steady = result["soak"]["steady"]
+    rows = [[title, f"{found['answers']:,}", f"{found['broken']}"] for title, found in result["soak"].items()]
+    title = (
+        f"`deploykit serve` under load while things go wrong; over {steady['answers']:,} requests its memory grew by "
+        f"{steady['growth_mb']:.1f} MB:"
+    )
+    return f"{title}\n\n{_table(['meanwhile', 'right answers', 'wrong, lost or failed'], rows)}"
+
+
+def zoo(result: Mapping[str, Any]) -> str:
+    """Other people's models, in a sentence."""
+    failed = [f"{row['name']} ({row['reason']})" for row in result["models"] if not row["passed"]]
+    text = f"Of {result['tried']} CNNs of timm and torchvision {result['passed']} export and explain themselves"
+    return f"{text}." if not failed else f"{text}. The others: {'; '.join(failed)}."
 
 
 RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
@@ -159,7 +196,10 @@ RENDERERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "preprocess.json": preprocess,
     "precision.json": precision,
     "calibration.json": calibration,
+    "serving.json": serving,
+    "soak.json": soak,
     "sweep.json": sweep,
+    "zoo.json": zoo,
 }
 
 

@@ -56,7 +56,10 @@ def main() -> None:
     if not options.quick:
         record = {str(clients): {side: summary(loads[side, clients]) for side in servers} for clients in CLIENTS}
         facts = {"machine": machine, "rounds": rounds, "seconds": seconds, "aims": [asdict(a) | {"is_met": a.is_met} for a in aims]}
-        write_results(RESULTS / "serving.json", facts | {"serving": record, ALONE: quartiles(alone)})
+        write_results(
+            RESULTS / "serving.json",
+            facts | {"serving": record, ALONE: quartiles(alone) | {"round_per_second": [round(rate, 2) for rate in alone]}},
+        )
 
 
 def measure(
@@ -120,7 +123,8 @@ def summary(loads: Sequence[Load]) -> dict[str, Any]:
     for load in loads:
         for kind, count in load.failures.items():
             failures[kind] = failures.get(kind, 0) + count
-    return {"per_second": quartiles([load.per_second for load in loads]), "latency_ms": summarize(latencies), "failures": failures}
+    rates = [round(load.per_second, 2) for load in loads]
+    return {"per_second": quartiles(rates), "round_per_second": rates, "latency_ms": summarize(latencies), "failures": failures}
 
 
 def table(loads: Mapping[str, Sequence[Load]]) -> str:
