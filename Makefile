@@ -43,6 +43,7 @@ bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.soak
 	$(BIN)/python -m benchmarks.figures
 
 sweep: .venv/dev.stamp
