@@ -1,4 +1,4 @@
-"""`deploykit serve` against a bare FastAPI endpoint and LitServe at 1, 8 and 32 clients, and against the runtime alone.
+"""`deploykit serve` against FastAPI, LitServe and Triton at 1, 8 and 32 clients, and against the runtime alone.
 
     python -m benchmarks.serving [--quick]
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.clients import Load, drive
 from benchmarks.report import RESULTS, Aim, describe_machine, format_table, say, write_results
-from benchmarks.serving_sides import OURS, SERVERS, InProcess, Server, export_bundle, start_server
+from benchmarks.serving_sides import OURS, PEERS, SERVERS, InProcess, Server, export_bundle, start_server
 from deploykit.benchmark.timing import quartiles, summarize
 
 CLIENTS = (1, 8, 32)
@@ -93,7 +93,7 @@ def judge(loads: Mapping[tuple[str, int], Sequence[Load]], alone: Sequence[float
     """The figures beside what they should be; ratios within rounds, medians over them."""
     most = CLIENTS[-1]
     ours = [load.per_second for load in loads[OURS, most]]
-    better = [max(loads[side, most][k].per_second for side in SERVERS if side != OURS) for k in range(len(ours))]
+    better = [max(loads[side, most][k].per_second for side in PEERS) for k in range(len(ours))]
     failures = sum(sum(load.failures.values()) for clients in CLIENTS for load in loads[OURS, clients])
     return [
         Aim(

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.clients import HOST, Load, drive, exchange, multipart, post
 from benchmarks.report import RESULTS, describe_machine, format_table, say, write_results
-from benchmarks.serving_sides import OURS, SERVERS, Server, export_bundle, photo, start_server
+from benchmarks.serving_sides import OUR_PATH, OURS, Server, export_bundle, photo, start_server
 
 CLIENTS = 8
 LARGEST_GROWTH_MB = 10.0
@@ -85,7 +85,7 @@ def steady(bundle: Path, folder: Path, requests: int) -> dict[str, Any]:
 def bad_uploads(bundle: Path, folder: Path, seconds: float) -> dict[str, Any]:
     """Good callers beside bad ones; each bad one must get the status that says what was wrong."""
     with _started(bundle, folder, "--max-upload-bytes", str(4 << 20), "--upload-timeout", "1") as server:
-        path = SERVERS[OURS][1]
+        path = OUR_PATH
         wrong: list[str] = []
         seen: Counter[str] = Counter()
         stop = threading.Event()
