@@ -16,6 +16,9 @@ from deploykit.spec import INPUT_KINDS, ImageSpec
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+ANSWERING_GRAPHS = ("predict", "explain")
+"""The graphs that answer a picture by themselves: what plans are built of, and what is measured, served and written elsewhere."""
+
 SIDE_FILE_SUFFIX = ".data"
 """Behind a graph's name: the file beside it that holds its weights, where they are too many for one (`deploykit.graph.files`)."""
 

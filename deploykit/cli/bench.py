@@ -11,8 +11,9 @@ from deploykit.benchmark.compare import Comparison, compare_reports
 from deploykit.benchmark.report import Report, read_report
 from deploykit.benchmark.tables import as_csv, as_markdown, as_text, comparison_text
 from deploykit.bundle import Bundle
+from deploykit.bundle.manifest import ANSWERING_GRAPHS
 from deploykit.cli import console
-from deploykit.cli.bench_cases import GRAPHS, LIKES, Wanted, run_benchmark
+from deploykit.cli.bench_cases import LIKES, Wanted, run_benchmark
 from deploykit.cli.options import warn_if_untrained
 from deploykit.cli.output_files import check_plot, plot_format, plot_option, write_file
 from deploykit.errors import MeasurementError, UsageError
@@ -65,7 +66,9 @@ def _output(*flags: str, text: str) -> Callable[[Any], Any]:
 
 @click.command(name="bench")
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option("--graph", "graphs", type=_Several(GRAPHS), help="predict, explain, or both. [default: what the bundle has]")
+@click.option(
+    "--graph", "graphs", type=_Several(ANSWERING_GRAPHS), help="predict, explain, or both. [default: what the bundle has]"
+)
 @click.option("--precision", "precisions", type=_Several([str(p) for p in Precision]), help="[default: what the bundle has]")
 @click.option("--batch", "batches", type=_Numbers(), help="Images of a call. [default: 1,8; 1 where the graphs resize photos]")
 @click.option("--concurrency", "concurrencies", type=_Numbers(), default="1", show_default=True, help="Callers at once.")
@@ -130,7 +133,7 @@ def command(
 
 
 def _graphs_of(bundle: Bundle) -> tuple[str, ...]:
-    return tuple(graph for graph in GRAPHS if f"{bundle.precisions[0]}/{graph}.onnx" in bundle.manifest.files)
+    return tuple(graph for graph in ANSWERING_GRAPHS if f"{bundle.precisions[0]}/{graph}.onnx" in bundle.manifest.files)
 
 
 def _answers(

@@ -29,7 +29,6 @@ from deploykit.runtime.opening import Answering, open_session
 from deploykit.runtime.session import Session
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "tensorrt", "tensorrt-rtx-cu13", "pycuda", "cuda-core")
-GRAPHS = ("predict", "explain")
 EXPLAIN_OUTPUTS = ("logits", "explained_class", "cam")
 """What an explanation is served from; activations and gradients stay inside."""
 
@@ -70,7 +69,8 @@ class Wanted:
     """What the user wants measured: every combination.
 
     Args:
-        graphs: of `GRAPHS`. answers: what answers, at which precision. batches: images of a call. concurrencies: callers at once.
+        graphs: of `ANSWERING_GRAPHS`. answers: what answers, at which precision.
+        batches: images of a call. concurrencies: callers at once.
         like: a key of `LIKES`. seconds: per case.
     """
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from deploykit.bundle import Bundle, sha256_of
 from deploykit.cli import console
-from deploykit.cli.plan_files import Parts, find_graphs, graph_digest, write_plans
+from deploykit.cli.plan_files import Parts, find_graphs, write_plans
 from deploykit.engine.build import Engine, Request, build_engine, target_sm
 from deploykit.engine.cache import default_cache
 from deploykit.engine.repeat import build_repeatedly
 from deploykit.errors import BundleError, EngineError
 from deploykit.graph.files import read_structure
 from deploykit.graph.scopes import scopes_of
-from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord
+from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord, graph_digest
 from deploykit.spec import Precision
 from deploykit.trt import BuildOptions, Flavour, find_gpu, load_flavour
 from deploykit.trt.flavour import require
@@ -126,7 +126,7 @@ def _find_there(bundle: Bundle, wanted: PlanRecord, graphs: Mapping[str, Mapping
         record = PlanRecord.from_text(path.read_text(encoding="utf-8"), path)
     except (EngineError, UnicodeDecodeError):
         return None
-    made = {f"{graph}.plan": graph_digest(parts) for graph, parts in graphs.items()}
+    made = {f"{graph}.plan": graph_digest(parts.values()) for graph, parts in graphs.items()}
     if replace(record, files={}) != wanted or {n: f.graph_sha256 for n, f in record.files.items()} != made:
         return None
     plans = [(bundle.path / record.folder / n, f.sha256) for n, f in record.files.items()]
@@ -135,7 +135,7 @@ def _find_there(bundle: Bundle, wanted: PlanRecord, graphs: Mapping[str, Mapping
 
 def _build(bundle: Bundle, name: str, parts: Parts, flavour: Flavour, wishes: Wishes, record: PlanRecord) -> Engine:
     graph = bundle.file(f"{wishes.precision}/{name}.onnx")
-    request = Request(graph, graph_digest(parts), wishes.precision, wishes.options, wishes.allow_fallback)
+    request = Request(graph, graph_digest(parts.values()), wishes.precision, wishes.options, wishes.allow_fallback)
     times = f" {wishes.repeat} times" if wishes.repeat > 1 else ""
     label = f"building {name} in {wishes.precision} for {target_sm(wishes.options.target)}{times}"
     with console.progress(label, total=1.0) as advance:
@@ -173,7 +173,7 @@ def _describe(engine: Engine, wishes: Wishes, name: str, parts: Mapping[str, str
         sha256_of(engine.plan),
         len(engine.plan),
         f"{wishes.precision}/{name}.onnx",
-        graph_digest(parts),
+        graph_digest(parts.values()),
         engine.build_s,
         engine.from_cache,
         engine.network,

@@ -13,7 +13,7 @@ from deploykit.bundle.reader import GOLDEN_NAME, LABELS_NAME
 from deploykit.cli import console
 from deploykit.cli.cpp_fixtures import Arrays, make_fixtures
 from deploykit.cli.options import bundle_argument, warn_if_untrained
-from deploykit.cli.plan_files import find_graphs, graph_digest, plan_folders
+from deploykit.cli.plan_files import find_graphs, plan_folders
 from deploykit.errors import BundleError, EngineError, UsageError
 from deploykit.integrations.cpp import (
     GraphFacts,
@@ -27,7 +27,7 @@ from deploykit.integrations.cpp import (
 )
 from deploykit.integrations.cpp.arrays import pack_arrays
 from deploykit.integrations.cpp.names import DEFAULT_NAMESPACE
-from deploykit.plan import PLAN_NAME, check_content, read_content, read_record
+from deploykit.plan import PLAN_NAME, check_content, graph_digest, read_content, read_record
 from deploykit.runtime.colours import colour_table
 from deploykit.spec import Precision
 
@@ -85,7 +85,9 @@ def _project(bundle: Bundle, precision: Precision, plans: tuple[str, ...], name:
             f"{bundle.path} takes {manifest.input} inputs, the C++ runner feeds pixels or float",
             hint="export it again without --embed-resize: the project resizes photos itself, bit for bit as deploykit does",
         )
-    graphs = {kind: GraphFacts(f"{precision}/{kind}.onnx", graph_digest(p)) for kind, p in find_graphs(bundle, precision).items()}
+    graphs = {
+        kind: GraphFacts(f"{precision}/{kind}.onnx", graph_digest(p.values())) for kind, p in find_graphs(bundle, precision).items()
+    }
     for file in (GOLDEN_NAME, LABELS_NAME):
         if file in manifest.files and sha256_of(bundle.file(file)) != manifest.files[file].sha256:
             raise BundleError(

@@ -1,16 +1,14 @@
 """Plans in a bundle: the graphs that they are built from, and putting them there in one step. For ``build`` and ``refit``."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
 from deploykit.bundle import Bundle, extend_bundle, sha256_of
-from deploykit.bundle.manifest import SIDE_FILE_SUFFIX
+from deploykit.bundle.manifest import ANSWERING_GRAPHS, SIDE_FILE_SUFFIX
 from deploykit.errors import BundleError
 from deploykit.plan import PLAN_NAME, PlanRecord
 from deploykit.spec import Precision
 
-GRAPHS = ("predict", "explain")
 Parts = Mapping[str, str]
 """The files that a graph consists of, with their digests."""
 
@@ -24,7 +22,7 @@ def find_graphs(bundle: Bundle, precision: Precision) -> dict[str, dict[str, str
         BundleError: otherwise.
     """
     files = bundle.manifest.files
-    found = {name: f"{precision}/{name}.onnx" for name in GRAPHS if f"{precision}/{name}.onnx" in files}
+    found = {name: f"{precision}/{name}.onnx" for name in ANSWERING_GRAPHS if f"{precision}/{name}.onnx" in files}
     if "predict" not in found:
         has = ", ".join(bundle.precisions) or "none"
         make = _MAKE.get(precision, "deploykit export MODEL --force").format(bundle.path)
@@ -42,12 +40,6 @@ def find_graphs(bundle: Bundle, precision: Precision) -> dict[str, dict[str, str
                 raise BundleError(f"{path} {what}", hint=f"look closer with: deploykit verify {bundle.path}")
             graphs[name][part] = files[part].sha256
     return graphs
-
-
-def graph_digest(parts: Parts) -> str:
-    """One digest of a graph and its side file; the graph's own where it has none."""
-    digests = list(parts.values())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def plan_folders(bundle: Bundle) -> list[str]:

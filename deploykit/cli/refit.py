@@ -10,10 +10,10 @@ import click
 from deploykit.bundle import Bundle, sha256_of
 from deploykit.bundle.manifest import MANIFEST_NAME
 from deploykit.cli import console
-from deploykit.cli.plan_files import Parts, find_graphs, graph_digest, plan_folders, write_plans
+from deploykit.cli.plan_files import Parts, find_graphs, plan_folders, write_plans
 from deploykit.engine.build import inspect_engine
 from deploykit.errors import BundleError, EngineError, UsageError
-from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord, read_plan, read_record
+from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord, graph_digest, read_plan, read_record
 from deploykit.trt import Flavour, count_precisions, find_gpu, load_flavour, refit_plan
 
 
@@ -98,7 +98,7 @@ def _check_graphs(bundle: Bundle, folder: Path, record: PlanRecord, graphs: dict
     """Refuse graphs that are not those of the build: their weights would be wrong, or of another shape."""
     for name, file in record.files.items():
         parts: Parts | None = graphs.get(name.removesuffix(".plan"))
-        if parts is None or file.graph not in parts or graph_digest(parts) != file.graph_sha256:
+        if parts is None or file.graph not in parts or graph_digest(parts.values()) != file.graph_sha256:
             raise BundleError(
                 f"{bundle.path / file.graph} is not the graph that {folder / name} was built from",
                 hint="build the plans again with: deploykit build --force",

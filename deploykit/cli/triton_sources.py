@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from deploykit.bundle import Bundle, sha256_of
+from deploykit.bundle.manifest import ANSWERING_GRAPHS
 from deploykit.errors import BundleError, EngineError, UsageError
 from deploykit.integrations.triton import GraphSource
 from deploykit.plan import PLAN_NAME, PlanRecord, check_content, read_content, read_header, read_record
 from deploykit.runtime.opening import graph_name
 from deploykit.runtime.ort import OrtSession
 from deploykit.spec import Precision
-
-GRAPHS = ("predict", "explain")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def find_graphs(bundle: Bundle, precision: Precision, backend: str, device: str)
     """
     files = bundle.manifest.files
     found = {}
-    for graph in GRAPHS:
+    for graph in ANSWERING_GRAPHS:
         if graph == "explain" and f"{precision}/{graph}.onnx" not in files:
             continue
         name = graph_name(bundle, precision, graph, provider="cpu" if device == "cpu" else "cuda")
@@ -68,7 +67,7 @@ def find_plans(bundle: Bundle, precision: Precision, folder: str | None) -> Sour
     """
     record = _choose(bundle, precision, folder)
     found = {}
-    for graph in GRAPHS:
+    for graph in ANSWERING_GRAPHS:
         name, file = f"{record.folder}/{graph}.plan", record.files.get(f"{graph}.plan")
         if file is None:
             continue

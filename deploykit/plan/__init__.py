@@ -4,6 +4,7 @@ from deploykit.plan.check import check_content, check_fit, read_content, read_pl
 from deploykit.plan.header import PlanHeader, read_header
 from deploykit.plan.record import (
     COMPAT_LEVELS,
+    ON_CPU,
     PLAN_NAME,
     BatchRange,
     Gpu,
@@ -11,11 +12,13 @@ from deploykit.plan.record import (
     PlanRecord,
     Repeats,
     SideRange,
+    graph_digest,
     plan_folder,
 )
 
 __all__ = [
     "COMPAT_LEVELS",
+    "ON_CPU",
     "PLAN_NAME",
     "BatchRange",
     "Gpu",
@@ -26,6 +29,7 @@ __all__ = [
     "SideRange",
     "check_content",
     "check_fit",
+    "graph_digest",
     "plan_folder",
     "read_content",
     "read_header",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploykit.errors import EngineError
 from deploykit.plan.header import read_header
-from deploykit.plan.record import PLAN_NAME, Gpu, PlanFile, PlanRecord
+from deploykit.plan.record import ON_CPU, PLAN_NAME, Gpu, PlanFile, PlanRecord
 
 _AMPERE = 80
 
@@ -125,7 +125,7 @@ def check_fit(
     if gpu is None:
         raise EngineError(
             f"{path} was built for {record.sm}; this machine has no NVIDIA GPU that the CUDA driver can use",
-            hint="run the graph on the CPU instead: --backend onnxruntime --provider cpu",
+            hint=ON_CPU,
         )
     if not _gpu_fits(record, gpu):
         made = f"{record.sm} ({record.gpu.name})" if record.gpu else record.sm

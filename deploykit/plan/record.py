@@ -3,9 +3,10 @@
 A plan is what TensorRT wrote, without a header of ours: trtexec and C++ load it as it is. What is known of it stands beside it.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,16 @@ from deploykit.spec import PHOTO_SIDES, Precision
 SCHEMA_VERSION = 1
 PLAN_NAME = "plan.json"
 COMPAT_LEVELS = ("none", "same-cc", "ampere+")
+
+
+ON_CPU = "run the graph on the CPU instead: --backend onnxruntime --provider cpu"
+"""The way on where a plan cannot run, as a hint."""
+
+
+def graph_digest(digests: Iterable[str]) -> str:
+    """One digest of a graph and its side file, from theirs in that order; the graph's own where it has none."""
+    given = list(digests)
+    return given[0] if len(given) == 1 else hashlib.sha256("".join(given).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

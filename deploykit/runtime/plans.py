@@ -2,20 +2,14 @@
 says of every plan why it does not.
 """
 
-import hashlib
 from pathlib import Path
 
 from deploykit.bundle import Bundle
-from deploykit.bundle.manifest import SIDE_FILE_SUFFIX
+from deploykit.bundle.manifest import ANSWERING_GRAPHS, SIDE_FILE_SUFFIX
 from deploykit.errors import BundleError, EngineError, UsageError
-from deploykit.plan import PLAN_NAME, Gpu, PlanRecord, check_fit, read_record
+from deploykit.plan import ON_CPU, PLAN_NAME, Gpu, PlanRecord, check_fit, graph_digest, read_record
 from deploykit.spec import Precision
 from deploykit.trt import find_gpu, load_flavour
-
-PLANNED = ("predict", "explain")
-"""The graphs that `deploykit build` makes plans of."""
-
-_ON_CPU = "run the graph on the CPU instead: --backend onnxruntime --provider cpu"
 
 
 def find_plan(
@@ -43,8 +37,8 @@ def find_plan(
         EngineError: none that fits this machine, or one of another graph.
         MissingExtraError: the backend is not installed.
     """
-    if graph not in PLANNED:
-        raise BundleError(f"there are no plans of {graph}; TensorRT runs {' and '.join(PLANNED)}", hint=_ON_CPU)
+    if graph not in ANSWERING_GRAPHS:
+        raise BundleError(f"there are no plans of {graph}; TensorRT runs {' and '.join(ANSWERING_GRAPHS)}", hint=ON_CPU)
     gpu = find_gpu(device)
     if folder is not None:
         place, record = _read_folder(bundle, folder)
@@ -123,16 +117,14 @@ def _check_asked(place: Path, record: PlanRecord, graph: str, precision: Precisi
     if backend not in (None, record.backend):
         raise UsageError(f"{place} holds plans of {record.backend}, {backend} is asked for", hint="leave --backend out")
     if f"{graph}.plan" not in record.files:
-        raise BundleError(f"{place} has no plan of {graph}; it has {', '.join(record.files) or 'none'}", hint=_ON_CPU)
+        raise BundleError(f"{place} has no plan of {graph}; it has {', '.join(record.files) or 'none'}", hint=ON_CPU)
 
 
 def _check_graph(bundle: Bundle, place: Path, record: PlanRecord, graph: str) -> None:
     """Refuse a plan of another graph than the bundle has now: it would answer with other weights."""
     file, files = record.files[f"{graph}.plan"], bundle.manifest.files
     digests = [files[name].sha256 for name in (file.graph, file.graph + SIDE_FILE_SUFFIX) if name in files]
-    # As `deploykit build` digests a graph with weights in a side file: both digests together.
-    seen = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    if seen != file.graph_sha256:
+    if graph_digest(digests) != file.graph_sha256:
         raise EngineError(
             f"{place / graph}.plan was built from another graph than the bundle's {file.graph}",
             hint=f"build it again: deploykit build BUNDLE --backend {record.backend} --precision {record.precision} --force",
@@ -148,7 +140,7 @@ def _none_of(
     )
     build = f"build it: deploykit build {bundle.path} --backend {backend} --precision {precision}"
     return BundleError(
-        f"{bundle.path} has no {backend} {precision} plan of {graph}; it has {here}", hint=build if gpu is not None else _ON_CPU
+        f"{bundle.path} has no {backend} {precision} plan of {graph}; it has {here}", hint=build if gpu is not None else ON_CPU
     )
 
 

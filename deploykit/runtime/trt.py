@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import EngineError, InputError, UsageError
-from deploykit.plan import BatchRange, Gpu, read_content, read_header, read_plan, read_record
+from deploykit.plan import ON_CPU, BatchRange, Gpu, read_content, read_header, read_plan, read_record
 from deploykit.runtime.device import Device, open_device
 from deploykit.runtime.device_arrays import DeviceArray, is_on_device, read_device_array
 from deploykit.runtime.lane import Capturing, Lane, Rows
@@ -223,7 +223,7 @@ def load_plan(path: Path, ordinal: int = 0, plugins: tuple[Path, ...] = ()) -> L
     if gpu is None or flavour is None:
         raise EngineError(
             f"{path} cannot run here: this machine has no NVIDIA GPU that the CUDA driver can use",
-            hint="run the graph on the CPU instead: --backend onnxruntime --provider cpu",
+            hint=ON_CPU,
         )
     device = open_device(ordinal)
     with device.activate():

@@ -17,6 +17,7 @@ import numpy as np
 from deploykit.errors import EngineError, SessionError
 from deploykit.plan import BatchRange
 from deploykit.trt.flavour import Flavour
+from deploykit.trt.load import load_plan
 from deploykit.trt.log import find_log
 
 DTYPES = {
@@ -117,14 +118,7 @@ def load_engine(flavour: Flavour, plan: bytes, *, version_compatible: bool = Fal
     Raises:
         EngineError: it does not load, or its tensors are not what deploykit can run.
     """
-    api, log = flavour.api, find_log(flavour.api)
-    log.errors.clear()
-    runtime = api.Runtime(log)
-    if version_compatible:
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise EngineError(f"{flavour} does not load the plan: {_reason(log)}", hint="build it again with: deploykit build")
+    runtime, engine = load_plan(flavour, plan, version_compatible=version_compatible)
     return _LoadedEngine(flavour, runtime, engine)
 
 

@@ -9,26 +9,29 @@
 Written beside its place and swapped in by one step. Files that deploykit did not write (a build folder, notes) are kept.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from deploykit import __version__
-from deploykit.bundle import new_folder, sha256_of
 from deploykit.errors import BundleError
+from deploykit.integrations import own_folder
 from deploykit.integrations.cpp.arrays import pack_arrays
 from deploykit.integrations.cpp.header import ModelFacts, header_text
+from deploykit.integrations.own_folder import RECORD_NAME, Content, Kind, all_files, own_files, write_folder
 from deploykit.plan import PLAN_NAME
 
-RECORD_NAME = "deploykit.json"
 TESTS = ("constants", "sha256", "json", "manifest", "golden", "image", "maps")
-_KIND = "c++ project"
+_KIND = Kind("c++ project", "C++ project", takes_others=True)
+
+check_place = partial(own_folder.check_place, kind=_KIND)
+"""Say whether a project may be put at ``path``: `deploykit.integrations.own_folder.check_place`."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -63,42 +66,12 @@ def write_project(path: Path, project: Project, *, replace: bool) -> None:
     Raises:
         BundleError: see `check_place`; or the disk refused.
     """
-    check_place(path, replace=replace)
-    contents = _contents(project)
-    with new_folder(path) as folder:
-        for name, content in contents.items():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                target.write_bytes(content)
-            else:
-                shutil.copyfile(content, target)
-        digests = {name: sha256_of(folder / name) for name in sorted(contents)}
-        record = {"kind": _KIND, "deploykit_version": __version__, "manifest": project.facts.manifest_sha256, "files": digests}
-        (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        check_place(path, replace=replace)
-        _keep_others(path, folder)
+    facts = {"manifest": project.facts.manifest_sha256}
+    write_folder(path, _KIND, _contents(project), facts, replace=replace, finish=partial(_keep_others, path))
 
 
-def check_place(path: Path, *, replace: bool) -> None:
-    """Say whether a project may be put at ``path``; nothing is written.
-
-    Raises:
-        BundleError: something is there that deploykit did not write; or a project is, and ``replace`` is False.
-    """
-    elsewhere = "choose another place with -o"
-    if not path.absolute().parent.is_dir():
-        raise BundleError(f"{path.absolute().parent} is not a folder", hint=f"make it first, or {elsewhere}")
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if _own_files(path) is None:
-        raise BundleError(f"{path} exists and is no C++ project of deploykit's", hint=elsewhere)
-    if not replace:
-        raise BundleError(f"{path} exists", hint=f"replace it with --force, or {elsewhere}")
-
-
-def _contents(project: Project) -> dict[str, bytes | Path]:
-    contents: dict[str, bytes | Path] = {}
+def _contents(project: Project) -> dict[str, Content]:
+    contents: dict[str, Content] = {}
     words = _words(project)
     for name, data in _template().items():
         # Only these two differ from bundle to bundle; in a header an @ would stand for itself.
@@ -182,21 +155,12 @@ def _colours_header(colours: npt.NDArray[Any]) -> str:
     )
 
 
-def _own_files(path: Path) -> set[str] | None:
-    """What the record says that deploykit wrote; None where there is no such record."""
-    try:
-        record = json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))
-        return set(record["files"]) if record["kind"] == _KIND else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _keep_others(path: Path, folder: Path) -> None:
     """Link into the new folder what deploykit did not write of the old one."""
-    own = (_own_files(path) or set()) | {RECORD_NAME}
-    for file in sorted(path.rglob("*")) if path.is_dir() else ():
+    own = (own_files(path, _KIND) or set()) | {RECORD_NAME}
+    for file in sorted(all_files(path)):
         name = file.relative_to(path).as_posix()
-        if name in own or (file.is_dir() and not file.is_symlink()):
+        if name in own:
             continue
         target = folder / name
         if target.exists():

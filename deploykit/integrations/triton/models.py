@@ -14,6 +14,7 @@ import numpy.typing as npt
 from deploykit.bundle import Golden, Manifest
 from deploykit.errors import UsageError
 from deploykit.image import normalize
+from deploykit.integrations.own_folder import Content
 from deploykit.integrations.triton.batching import GraphTensor, check_against, find_max_batch, model_tensor
 from deploykit.integrations.triton.config import Batcher, ModelConfig, ModelTensor, Warmup
 from deploykit.plan import BatchRange
@@ -26,9 +27,6 @@ LABELS_NAME = "labels.txt"
 VERSION = "1"
 
 Array = npt.NDArray[Any]
-
-Content = bytes | Path
-"""What a file holds, or the file to copy."""
 
 
 @dataclass(frozen=True)

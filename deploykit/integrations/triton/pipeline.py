@@ -15,8 +15,9 @@ from dataclasses import replace
 
 from deploykit.bundle import Manifest
 from deploykit.errors import UsageError
+from deploykit.integrations.own_folder import Content
 from deploykit.integrations.triton.config import ModelConfig, ModelTensor, Step
-from deploykit.integrations.triton.models import LABELS_NAME, MODEL_FILES, VERSION, Content, Model, Serving, labels_text
+from deploykit.integrations.triton.models import LABELS_NAME, MODEL_FILES, VERSION, Model, Serving, labels_text
 
 _IMAGE_BYTES = ModelTensor("image_bytes", "bytes", (1,))
 _CLASS_INDEX = ModelTensor("class_index", "int64", (1,), is_optional=True)
