@@ -139,6 +139,36 @@ class Device(Protocol):
         """A new event that keeps time."""
 
 
+class HostMemory:
+    """Pinned memory as both ways to a GPU give it; see `PinnedMemory`.
+
+    Args:
+        array: the memory, uint8 [size].
+        free: gives it back; called once.
+    """
+
+    def __init__(self, array: Bytes, free: Callable[[], None]) -> None:
+        self._array: Bytes | None = array
+        self._free = free
+
+    @property
+    def array(self) -> Bytes:
+        """The memory, uint8 [size]; not to be touched after `free`.
+
+        Raises:
+            SessionError: it was freed.
+        """
+        if self._array is None:
+            raise SessionError("pinned memory was freed")
+        return self._array
+
+    def free(self) -> None:
+        """Give it back. Twice is harmless."""
+        if self._array is not None:
+            self._array = None
+            self._free()
+
+
 def open_device(ordinal: int = 0) -> Device:
     """A GPU, through pycuda where it is installed, otherwise through cuda-core.
 

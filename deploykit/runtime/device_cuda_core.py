@@ -15,7 +15,7 @@ import numpy as np
 
 from deploykit.errors import SessionError
 from deploykit.runtime.cuda_driver import DriverGraph, capture, order_behind
-from deploykit.runtime.device import Bytes, Device, Event, check_process, failed
+from deploykit.runtime.device import Bytes, Device, Event, HostMemory, check_process, failed
 
 
 def open_device(ordinal: int) -> Device:
@@ -97,8 +97,10 @@ class _Device:
     def allocate(self, size_bytes: int) -> "_DeviceMemory":
         return _DeviceMemory(self._api, int(self._api.call("cuMemAlloc", size_bytes)), size_bytes)
 
-    def allocate_pinned(self, size_bytes: int) -> "_PinnedMemory":
-        return _PinnedMemory(self._api, int(self._api.call("cuMemHostAlloc", size_bytes, 0)), size_bytes)
+    def allocate_pinned(self, size_bytes: int) -> HostMemory:
+        address = int(self._api.call("cuMemHostAlloc", size_bytes, 0))
+        array = np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
+        return HostMemory(array, lambda: self._api.call("cuMemFreeHost", address))
 
     def open_stream(self) -> "_Stream":
         return _Stream(self._api, self._api.device(self.ordinal).create_stream())
@@ -116,24 +118,6 @@ class _DeviceMemory:
         if not self._is_freed:
             self._is_freed = True
             self._api.call("cuMemFree", self.address)
-
-
-class _PinnedMemory:
-    def __init__(self, api: _Api, address: int, size_bytes: int) -> None:
-        self._api, self._address = api, address
-        memory = (ctypes.c_uint8 * size_bytes).from_address(address)
-        self._array: Bytes | None = np.ctypeslib.as_array(memory)
-
-    @property
-    def array(self) -> Bytes:
-        if self._array is None:
-            raise SessionError("pinned memory was freed")
-        return self._array
-
-    def free(self) -> None:
-        if self._array is not None:
-            self._array = None
-            self._api.call("cuMemFreeHost", self._address)
 
 
 class _Stream:

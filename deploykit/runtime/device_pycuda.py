@@ -14,7 +14,7 @@ from typing import Any
 
 from deploykit.errors import SessionError
 from deploykit.runtime.cuda_driver import DriverGraph, capture, order_behind
-from deploykit.runtime.device import Bytes, Device, Event, check_process, failed
+from deploykit.runtime.device import Bytes, Device, Event, HostMemory, check_process, failed
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; pycuda has no name for it
 
@@ -65,8 +65,9 @@ class _Device:
     def allocate(self, size_bytes: int) -> "_DeviceMemory":
         return _DeviceMemory(self._driver.mem_alloc(size_bytes), size_bytes)
 
-    def allocate_pinned(self, size_bytes: int) -> "_PinnedMemory":
-        return _PinnedMemory(self._driver.pagelocked_empty(size_bytes, "uint8"))
+    def allocate_pinned(self, size_bytes: int) -> HostMemory:
+        array: Any = self._driver.pagelocked_empty(size_bytes, "uint8")
+        return HostMemory(array, array.base.free)
 
     def open_stream(self) -> "_Stream":
         return _Stream(self._driver, self._driver.Stream(_NON_BLOCKING))
@@ -82,23 +83,6 @@ class _DeviceMemory:
     def free(self) -> None:
         allocation, self._allocation = self._allocation, None
         if allocation is not None:
-            allocation.free()
-
-
-class _PinnedMemory:
-    def __init__(self, array: Bytes) -> None:
-        self._array: Bytes | None = array
-
-    @property
-    def array(self) -> Bytes:
-        if self._array is None:
-            raise SessionError("pinned memory was freed")
-        return self._array
-
-    def free(self) -> None:
-        array, self._array = self._array, None
-        if array is not None:
-            allocation: Any = array.base
             allocation.free()
 
 

@@ -72,7 +72,7 @@ async def explain(request: Request) -> Response:
         note.model = model.name
         question = read_explain(request.query_params, model)
         precision, graphs = model.at(question.precision)
-        if graphs.explainer is None:
+        if graphs.explainer is None or graphs.shared is None:
             raise RequestError(
                 400, f"{model.name} explains nothing at {precision}", "export it again without --no-explain", kind="not_in_bundle"
             )
@@ -81,7 +81,7 @@ async def explain(request: Request) -> Response:
             deadline = deadline_of(request, state.settings)
             before = note.elapsed_ms()
             read = partial(_picture, request, body, state.settings)
-            work = state.explain.run(partial(explain_photo, read, graphs.explainer, question, deadline))
+            work = state.explain.run(partial(explain_photo, read, graphs.explainer, graphs.shared, question, deadline))
             told, stages = await answer_in_time(request, work, deadline)
             note.stages_ms["queue"] = max(0.0, note.elapsed_ms() - before - sum(stages.values()))
             note.stages_ms.update(stages)

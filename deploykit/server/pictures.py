@@ -27,6 +27,7 @@ from deploykit.runtime.reading import read_logits
 from deploykit.server.batcher import late
 from deploykit.server.questions import Question
 from deploykit.server.served_model import ServedModel
+from deploykit.server.shared_session import SharedSession
 from deploykit.spec import ImageSpec
 
 OVERLAY_PIXELS = 1024
@@ -94,12 +95,13 @@ def _tell(one: Prediction | ClassShare) -> dict[str, Any]:
 
 
 def explain_photo(
-    read: Callable[[], bytes | bytearray], explainer: Explainer, question: Question, deadline: float
+    read: Callable[[], bytes | bytearray], explainer: Explainer, shared: SharedSession, question: Question, deadline: float
 ) -> tuple[dict[str, Any], Mapping[str, float]]:
     """Answer and explain one picture.
 
     Args:
         read: gives the picture's bytes.
+        shared: what the explainer asks; no run of it waits beyond the deadline.
         deadline: on the monotonic clock; looked at before each step.
 
     Returns:
@@ -114,7 +116,8 @@ def explain_photo(
     photo = open_photo(read(), explainer.limits, spec)
     _check_time(deadline)
     marks.append(time.perf_counter())
-    explanations = _explain(explainer, photo, question)
+    with shared.until(deadline):
+        explanations = _explain(explainer, photo, question)
     _check_time(deadline)
     marks.append(time.perf_counter())
     first = explanations[0]

@@ -42,13 +42,15 @@ class Graphs:
 
     Args:
         predict, explain: the graphs, shared by their callers; ``explain`` is None where the bundle has none at this precision.
-        explainer: the same explain graph with all that makes pictures of its answers.
+        explainer: the same explain graph with all that makes pictures of its answers. It asks ``shared``, which is in front of
+            ``explain``.
         backend: what answers, with its version and file.
     """
 
     predict: Batcher
     explain: Batcher | None
     explainer: Explainer | None
+    shared: SharedSession | None
     backend: str
 
     def close(self) -> None:
@@ -189,6 +191,7 @@ def _open_graphs(bundle: Bundle, precision: Precision, settings: Settings, obser
     predict = Batcher(session, settings.batch, partial(observe, f"{precision}/predict"))
     explain: Batcher | None = None
     explainer: Explainer | None = None
+    shared: SharedSession | None = None
     try:
         if f"{precision}/explain.onnx" in bundle.manifest.files:
             explain = Batcher(open_session(bundle, "explain", answering), settings.batch, partial(observe, f"{precision}/explain"))
@@ -196,9 +199,9 @@ def _open_graphs(bundle: Bundle, precision: Precision, settings: Settings, obser
             explainer = Explainer(ExplainGraphs(bundle, answering, shared), settings.limits)
             _open_all(explainer, bundle, precision)
     except BaseException:
-        Graphs(predict, explain, explainer, "").close()
+        Graphs(predict, explain, explainer, shared, "").close()
         raise
-    return Graphs(predict, explain, explainer, session.backend)
+    return Graphs(predict, explain, explainer, shared, session.backend)
 
 
 def _check_golden(bundle: Bundle, precision: Precision, session: Session) -> None:

@@ -3,8 +3,10 @@
 In: what `Session.run` takes, in a thread that may wait. Out: the same answers; the runs are the batcher's, with its limits.
 """
 
+import contextlib
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,11 +18,21 @@ class SharedSession:
     """Asks a batcher; see `deploykit.runtime.session.Session`. The batcher stays its owner's: closing this leaves it open.
 
     Args:
-        timeout_s: how long a run may wait in the queue.
+        timeout_s: how long a run may wait in the queue, where `until` says nothing else.
     """
 
     def __init__(self, batcher: Batcher, timeout_s: float) -> None:
         self._batcher, self._timeout_s = batcher, timeout_s
+        self._of_thread = threading.local()
+
+    @contextlib.contextmanager
+    def until(self, deadline: float) -> Iterator[None]:
+        """Let the runs of this thread leave the queue at a moment of the monotonic clock: when nobody waits for them any more."""
+        self._of_thread.deadline = deadline
+        try:
+            yield
+        finally:
+            del self._of_thread.deadline
 
     @property
     def backend(self) -> str:
@@ -44,7 +56,8 @@ class SharedSession:
             RequestError: the queue is full, or the time is up.
             InputError, SessionError: as `Session.run`.
         """
-        deadline, size = time.monotonic() + self._timeout_s, self._batcher.max_batch_size
+        deadline = getattr(self._of_thread, "deadline", None) or time.monotonic() + self._timeout_s
+        size = self._batcher.max_batch_size
         rows = max((len(array) for array in feeds.values()), default=0)
         parts = [{name: array[start : start + size] for name, array in feeds.items()} for start in range(0, max(rows, 1), size)]
         waiting = [self._batcher.submit(part, outputs, deadline) for part in parts]

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,24 +14,10 @@ from PIL import Image
 
 from deploykit.bundle import Bundle
 from tests.conftest import Deploykit
-from tests.e2e.serving import Server, ask, bright_logit, count, grey, logit_of, serving, tensor
-from tests.unit.bright_bundle import make_bundle
+from tests.e2e.serving import Server, ask, bright_logit, count, grey, logit_of, tensor
 
 ROUNDING = 1e-5
 """Logits here are below 2; a batch of another size may sum in another order, which moves float32 by a few 1e-7."""
-
-
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bright") / "bright")
-
-
-@pytest.fixture(scope="module")
-def server(bright: Bundle, small: Bundle) -> Iterator[Server]:
-    """One server of two models for the tests that do not end or change it."""
-    options = ["--allow-untrained", "--log-format", "json", "--upload-timeout", "2", "--max-upload-bytes", "2000000"]
-    with serving(bright.path, small.path, *options, "--max-queue-delay-us", "2000") as started:
-        yield started
 
 
 def test_tritonclient_gets_the_logits_of_deploykit_predict_to_the_bit(

@@ -20,11 +20,6 @@ from tests.e2e.serving import HEAD, Server, ask, connect, count, grey, logit_of,
 from tests.unit.bright_bundle import SPEC, bright_graph, make_bundle
 
 
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bright") / "bright")
-
-
 def with_bias(path: Path, bias: float) -> Bundle:
     """The bright bundle, whose first logit is that much higher."""
     graph = bright_graph(SPEC)

@@ -4,29 +4,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from deploykit.bundle import Bundle
-from tests.e2e.serving import HEAD, Server, ask, connect, count, grey, logit_of, serving, until
-from tests.unit.bright_bundle import make_bundle
+from tests.e2e.serving import HEAD, Server, ask, connect, count, grey, logit_of, until
 from tests.unit.served import flat_png
-
-
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bright") / "bright")
-
-
-@pytest.fixture(scope="module")
-def server(bright: Bundle, small: Bundle) -> Iterator[Server]:
-    """One server of two models for the tests that do not end or change it."""
-    options = ["--allow-untrained", "--log-format", "json", "--upload-timeout", "2", "--max-upload-bytes", "2000000"]
-    with serving(bright.path, small.path, *options, "--max-queue-delay-us", "2000") as started:
-        yield started
 
 
 def test_small_uploads_of_enormous_pictures_cost_nothing_and_disturb_nobody(server: Server) -> None:

@@ -26,6 +26,7 @@ from deploykit.runtime.cuda_driver import load_driver
 from deploykit.runtime.device import Device, open_device
 from deploykit.runtime.opening import Answering, answering_file, open_session
 from tests.gpu.conftest import installed_backends
+from tests.threads import in_thread
 from tests.unit.bright_bundle import SPEC, make_bundle
 
 MODULES = {"pycuda": "deploykit.runtime.device_pycuda", "cuda-core": "deploykit.runtime.device_cuda_core"}
@@ -121,11 +122,6 @@ def test_it_is_made_in_a_thread_that_is_gone_and_used_in_others(open_plan: Open,
     """Case O22: 'No currently active context' from a web server's thread."""
     box: list[TrtSession] = []
     answers: list[Any] = []
-
-    def in_thread(work: Callable[[], Any]) -> None:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
 
     in_thread(lambda: box.append(open_plan()))
     for _ in range(4):

@@ -335,3 +335,19 @@ def test_a_shared_session_gives_up_when_its_time_is_over() -> None:
         SharedSession(batcher, 0.05).run(row(1))
     late.join()
     batcher.close()
+
+
+def test_a_shared_session_waits_no_longer_than_the_caller_of_its_thread() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings())
+    batcher.submit(row(0), None, 1e9)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    shared = SharedSession(batcher, WAIT_S)
+    release = threading.Timer(0.2, session.may_run.set)
+    release.start()
+    with shared.until(time.monotonic() + 0.05), pytest.raises(RequestError, match="time was up"):
+        shared.run(row(1))
+    assert shared.run(row(2), ["double"])["double"].item() == 4.0  # outside of it the session's own time counts again
+    release.join()
+    batcher.close()

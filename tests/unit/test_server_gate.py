@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +11,9 @@ from starlette.testclient import TestClient
 
 from deploykit.bundle.manifest import sha256_of
 from deploykit.server.app import make_app
-from tests.unit.served import SETTINGS, make_bundles, picture, predict, start
+from tests.unit.served import SETTINGS, picture, predict, start
 
 KEY = "a-key-of-tests"
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_bundles(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture(scope="module")
-def client(bundles: dict[str, Path]) -> Iterator[TestClient]:
-    with TestClient(make_app(start(bundles, SETTINGS)), raise_server_exceptions=False) as made:
-        yield made
 
 
 def test_a_request_id_that_could_forge_a_line_is_replaced(client: TestClient) -> None:

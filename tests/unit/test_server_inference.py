@@ -2,7 +2,6 @@
 
 import io
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,7 @@ from deploykit.server import inference, people, site
 from deploykit.server.app import make_app
 from deploykit.spec import Precision
 from tests.unit.bright_bundle import SPEC, bright_graph
-from tests.unit.served import SETTINGS, explain, make_bundles, picture, predict, start
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_bundles(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture(scope="module")
-def client(bundles: dict[str, Path]) -> Iterator[TestClient]:
-    with TestClient(make_app(start(bundles, SETTINGS)), raise_server_exceptions=False) as made:
-        yield made
+from tests.unit.served import SETTINGS, explain, picture, predict, start
 
 
 def test_the_inference_protocol_answers_predict_and_explain_with_the_graphs_own_tensors(client: TestClient) -> None:

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from deploykit.server.app import make_app
-from tests.unit.served import LIMITS, SETTINGS, explain, flat_png, make_bundles, picture, predict, start
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_bundles(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture(scope="module")
-def client(bundles: dict[str, Path]) -> Iterator[TestClient]:
-    with TestClient(make_app(start(bundles, SETTINGS)), raise_server_exceptions=False) as made:
-        yield made
+from tests.unit.served import LIMITS, SETTINGS, explain, flat_png, picture, predict, start
 
 
 def test_a_picture_gets_the_same_answer_in_whatever_body_it_comes(client: TestClient) -> None:

@@ -15,6 +15,7 @@ from deploykit.plan import BatchRange
 from deploykit.runtime import Session, TrtSession
 from deploykit.trt.engine import PlanTensor
 from tests.recording_device import Arrays, MisuseError, RecordingDevice, RecordingEngine, loaded
+from tests.threads import in_thread
 
 H, W, CLASSES = 4, 6, 3
 TENSORS = (
@@ -320,11 +321,6 @@ def test_it_is_made_in_one_thread_used_in_others_and_freed_in_another(gpu: Recor
     """Case O22: the thread that opened the engine is gone."""
     box: list[TrtSession] = []
     answers: list[Any] = []
-
-    def in_thread(work: Callable[[], Any]) -> None:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
 
     in_thread(lambda: box.append(open_session()))
     for _ in range(4):

@@ -1,0 +1,23 @@
+"""What several unit tests share: a server in this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from deploykit.server.app import make_app
+from tests.unit.served import SETTINGS, make_bundles, start
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles to serve, by name."""
+    return make_bundles(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def client(bundles: dict[str, Path]) -> Iterator[TestClient]:
+    """Of a server of them all."""
+    with TestClient(make_app(start(bundles, SETTINGS)), raise_server_exceptions=False) as made:
+        yield made
