@@ -86,6 +86,19 @@ class Bundle:
             raise BundleError(f"{path} is listed in the manifest and missing on disk", hint="copy the whole folder again")
         return path
 
+    def whole_file(self, name: str) -> Path:
+        """The same of a file that is as it was written, and not stale.
+
+        Raises:
+            BundleError: it is not; or see `file`.
+        """
+        path = self.file(name)
+        is_stale = name in self.manifest.stale_files()
+        if is_stale or sha256_of(path) != self.manifest.files[name].sha256:
+            what = "is stale: what it was made from has changed since" if is_stale else "is not what the manifest says"
+            raise BundleError(f"{path} {what}", hint=f"look closer with: deploykit verify {self.path}")
+        return path
+
     def labels(self) -> tuple[str, ...] | None:
         """The names of the classes in the order of the logits, or None where they are not known.
 

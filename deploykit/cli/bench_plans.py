@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 from deploykit.benchmark.timing import Burst, Device, Side, Synchronous, time_callers, time_calls
 from deploykit.bundle import Bundle
+from deploykit.runtime import opening
+from deploykit.runtime.lane import SPANS
 from deploykit.runtime.opening import parse_precision
 from deploykit.runtime.plans import find_plan
 from deploykit.runtime.trt import TrtSession
 
-GPU, SPANS = "gpu", ("h2d", "gpu", "d2h")
+GPU = "gpu"
 TRTEXEC = {"trtexec10": SPANS, "trtexec11": (GPU,)}
 """What each counts: 10 the copies and the run, launched anew each time; 11 the run alone, replayed from a CUDA graph."""
 
@@ -45,10 +47,8 @@ def open_plan(bundle: Bundle, graph: str, precision: str, backend: str, like: st
     Raises:
         BundleError, EngineError, MissingExtraError, SessionError: see `deploykit.runtime.opening.open_session`.
     """
-    manifest = bundle.manifest
-    ranges = {"image": manifest.image.normalized_range} if manifest.input == "float" else None
     plan = find_plan(bundle, graph, parse_precision(precision), backend=backend)
-    return TrtSession(plan, cuda_graphs=like != "trtexec10", lanes=callers, value_ranges=ranges)
+    return opening.open_plan(bundle, plan, cuda_graphs=like != "trtexec10", lanes=callers)
 
 
 def plan_side(plan: Plan, feeds: Mapping[str, Any], outputs: Sequence[str], callers: int, like: str) -> Side:

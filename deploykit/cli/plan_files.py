@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from deploykit.bundle import Bundle, extend_bundle, sha256_of
+from deploykit.bundle import Bundle, extend_bundle
 from deploykit.bundle.manifest import ANSWERING_GRAPHS, SIDE_FILE_SUFFIX
 from deploykit.errors import BundleError
 from deploykit.plan import PLAN_NAME, PlanRecord
@@ -27,17 +27,13 @@ def find_graphs(bundle: Bundle, precision: Precision) -> dict[str, dict[str, str
         has = ", ".join(bundle.precisions) or "none"
         make = _MAKE.get(precision, "deploykit export MODEL --force").format(bundle.path)
         raise BundleError(f"{bundle.path} has no {precision} graphs; it has {has}", hint=f"make them with: {make}")
-    stale = set(bundle.manifest.stale_files())
     graphs: dict[str, dict[str, str]] = {}
     for name, graph in found.items():
         graphs[name] = {}
         for part in (graph, graph + SIDE_FILE_SUFFIX):
             if part not in files:
                 continue
-            path = bundle.file(part)
-            if sha256_of(path) != files[part].sha256 or part in stale:
-                what = "is stale: what it was made from has changed since" if part in stale else "is not what the manifest says"
-                raise BundleError(f"{path} {what}", hint=f"look closer with: deploykit verify {bundle.path}")
+            bundle.whole_file(part)
             graphs[name][part] = files[part].sha256
     return graphs
 

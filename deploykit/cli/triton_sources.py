@@ -5,15 +5,16 @@ tensors are those of the graph that it was built from.
 """
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from deploykit.bundle import Bundle, sha256_of
+from deploykit.bundle import Bundle
 from deploykit.bundle.manifest import ANSWERING_GRAPHS
-from deploykit.errors import BundleError, EngineError, UsageError
+from deploykit.errors import EngineError, UsageError
 from deploykit.integrations.triton import GraphSource
-from deploykit.plan import PLAN_NAME, PlanRecord, check_content, read_content, read_header, read_record
+from deploykit.plan import PLAN_NAME, PlanRecord, check_content, read_content, read_header
 from deploykit.runtime.opening import graph_name
 from deploykit.runtime.ort import OrtSession
+from deploykit.runtime.plans import plan_records
 from deploykit.spec import Precision
 
 
@@ -47,7 +48,8 @@ def find_graphs(bundle: Bundle, precision: Precision, backend: str, device: str)
             continue
         name = graph_name(bundle, precision, graph, provider="cpu" if device == "cpu" else "cuda")
         parts = [part for part in files if part == name or part.startswith(f"{name}.")]
-        _require_whole(bundle, parts)
+        for part in parts:
+            bundle.whole_file(part)
         # A side file keeps its name, by which the graph refers to it.
         targets = {"model.onnx" if backend == "onnxruntime" and p == name else PurePosixPath(p).name: p for p in [name, *parts]}
         with OrtSession(bundle.file(name), threads=1) as session:
@@ -71,8 +73,8 @@ def find_plans(bundle: Bundle, precision: Precision, folder: str | None) -> Sour
         name, file = f"{record.folder}/{graph}.plan", record.files.get(f"{graph}.plan")
         if file is None:
             continue
-        _require_whole(bundle, [name, file.graph])
-        path = bundle.file(name)
+        bundle.whole_file(file.graph)
+        path = bundle.whole_file(name)
         data = read_content(path)
         check_content(path, data, file)
         header = read_header(data)
@@ -104,9 +106,8 @@ def _choose(bundle: Bundle, precision: Precision, folder: str | None) -> PlanRec
 
 
 def _records(bundle: Bundle) -> dict[str, PlanRecord]:
-    folders = sorted(str(PurePosixPath(name).parent) for name in bundle.manifest.files if PurePosixPath(name).name == PLAN_NAME)
-    found = {folder: read_record(bundle.path / folder) for folder in folders}
-    return {folder: record for folder, record in found.items() if record is not None}
+    """By folder, as the bundle names it."""
+    return {place.relative_to(bundle.path).as_posix(): record for place, record in sorted(plan_records(bundle).items())}
 
 
 def _no_plan(bundle: Bundle, precision: Precision, records: dict[str, PlanRecord]) -> str:
@@ -117,12 +118,3 @@ def _no_plan(bundle: Bundle, precision: Precision, records: dict[str, PlanRecord
 
 def _build_hint(bundle: Bundle, precision: Precision) -> str:
     return f"build them: deploykit build {bundle.path} --backend tensorrt --precision {precision}"
-
-
-def _require_whole(bundle: Bundle, names: list[str]) -> None:
-    stale = bundle.manifest.stale_files()
-    for name in names:
-        path: Path = bundle.file(name)
-        if name in stale or sha256_of(path) != bundle.manifest.files[name].sha256:
-            what = "is stale: what it was made from has changed since" if name in stale else "is not what the manifest says"
-            raise BundleError(f"{path} {what}", hint=f"look closer with: deploykit verify {bundle.path}")

@@ -18,9 +18,9 @@ from deploykit.errors import EngineError, MissingExtraError
 from deploykit.parity import batches_of
 from deploykit.plan import BatchRange, PlanFile, PlanRecord, check_content, check_fit, read_content, read_record
 from deploykit.runtime.classifier import image_feed
+from deploykit.runtime.opening import open_plan
 from deploykit.runtime.ort import OrtSession
 from deploykit.runtime.session import Session
-from deploykit.runtime.trt import TrtSession
 from deploykit.spec import Precision
 from deploykit.trt import find_gpu, load_flavour
 
@@ -67,11 +67,10 @@ def _check_plan(bundle: Bundle, path: Path, record: PlanRecord, file: PlanFile) 
         return Check(name, True, f"{reason}; its {file.size_bytes:,} bytes are as they were written", was_run=False)
     sizes = plan_sizes(record.batch)
     graph = bundle.file(file.graph)
-    ranges = {"image": bundle.manifest.image.normalized_range} if bundle.manifest.input == "float" else None
     steps = sum(len(batches_of(len(bundle.golden().image), size)) for size in sizes)
     with (
         OrtSession(graph) as before,
-        TrtSession(path, value_ranges=ranges) as session,
+        open_plan(bundle, path) as session,
         console.progress(f"asking {name} for the golden pictures", steps) as advance,
     ):
         expected = replace(ask(bundle, before, path.stem).answers, name=file.graph.removesuffix(".onnx"))

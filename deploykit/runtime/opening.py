@@ -4,6 +4,7 @@ session on ONNX Runtime or TensorRT.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deploykit.bundle import Bundle
 from deploykit.errors import BundleError, UsageError
@@ -82,9 +83,21 @@ def open_session(bundle: Bundle, graph: str, answering: Answering, *, hint: str 
     if not answering.takes_plan:
         file = graph_file(bundle, answering.precision, graph, hint, provider=answering.provider)
         return OrtSession(file, provider=answering.provider, threads=answering.threads)
+    return open_plan(bundle, _plan_file(bundle, graph, answering), plugins=answering.plugins)
+
+
+def open_plan(bundle: Bundle, path: Path, **options: Any) -> TrtSession:
+    """A session of a plan of the bundle's, which knows what its pictures can be.
+
+    Args:
+        options: further ones of `TrtSession`.
+
+    Raises:
+        EngineError, MissingExtraError, SessionError: see `TrtSession`.
+    """
     manifest = bundle.manifest
     ranges = {"image": manifest.image.normalized_range} if manifest.input == "float" else None
-    return TrtSession(_plan_file(bundle, graph, answering), value_ranges=ranges, plugins=answering.plugins)
+    return TrtSession(path, value_ranges=ranges, **options)
 
 
 def answering_file(bundle: Bundle, graph: str, answering: Answering) -> str:

@@ -45,7 +45,7 @@ def find_plan(
         _check_asked(place, record, graph, precision, backend)
         _check_graph(bundle, place, record, graph)
         return place / f"{graph}.plan"
-    records = _records(bundle)
+    records = plan_records(bundle)
     asked = {p: r for p, r in records.items() if r.backend == backend and r.precision == precision and f"{graph}.plan" in r.files}
     if not asked:
         raise _none_of(bundle, records, graph, precision, backend or "", gpu)
@@ -77,7 +77,7 @@ def planned_precisions(bundle: Bundle, graph: str, backend: str | None = None, f
         UsageError: the folder holds no plans.
         BundleError: there is none.
     """
-    records = dict([_read_folder(bundle, folder)]) if folder is not None else _records(bundle)
+    records = dict([_read_folder(bundle, folder)]) if folder is not None else plan_records(bundle)
     found = {r.precision for r in records.values() if backend in (None, r.backend) and f"{graph}.plan" in r.files}
     if not found:
         raise BundleError(
@@ -86,7 +86,7 @@ def planned_precisions(bundle: Bundle, graph: str, backend: str | None = None, f
     return [p for p in Precision if p in found]
 
 
-def _records(bundle: Bundle) -> dict[Path, PlanRecord]:
+def plan_records(bundle: Bundle) -> dict[Path, PlanRecord]:
     """Folder -> record, of all plans that the bundle lists."""
     found = {}
     for name in bundle.manifest.files:
@@ -101,7 +101,7 @@ def _records(bundle: Bundle) -> dict[Path, PlanRecord]:
 def _read_folder(bundle: Bundle, folder: Path) -> tuple[Path, PlanRecord]:
     places = [place for place in (bundle.path / folder, bundle.path / "plans" / folder, folder) if (place / PLAN_NAME).is_file()]
     if not places:
-        here = ", ".join(sorted(place.name for place in _records(bundle))) or "no plans"
+        here = ", ".join(sorted(place.name for place in plan_records(bundle))) or "no plans"
         raise UsageError(f"{folder} is no folder with a {PLAN_NAME}; {bundle.path} has {here}")
     record = read_record(places[0])
     if record is None:

@@ -184,7 +184,7 @@ class Plan:
 @pytest.fixture
 def a10(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploykit.cli.verify_plans.find_gpu", lambda: Gpu("NVIDIA A10", "sm86", "CUDA 13.0"))
-    monkeypatch.setattr("deploykit.cli.verify_plans.TrtSession", Plan)
+    monkeypatch.setattr("deploykit.runtime.opening.TrtSession", Plan)
 
 
 @pytest.mark.usefixtures("a10")

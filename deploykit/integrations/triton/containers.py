@@ -32,7 +32,7 @@ class Container:
     Args:
         image: with its tag.
         why: one sentence.
-        is_certain: whether a source says that a plan of this TensorRT belongs there.
+        is_certain: whether a page of Triton's says that a plan of this TensorRT belongs there; another source is a hint.
     """
 
     image: str
@@ -45,11 +45,13 @@ def find_container(tensorrt: str | None) -> Container:
     newest = f"{IMAGE}:{NEWEST}-py3"
     if tensorrt is None:
         return Container(newest, f"the newest release that {COMPATIBILITY} names", True)
-    release, source = _RELEASES.get(".".join(tensorrt.split(".")[:3]), (None, None))
-    if release is None:
+    release, source = _RELEASES.get(".".join(tensorrt.split(".")[:3]), ("", ""))
+    if not release:
         return Container(
             f"{IMAGE}:<YY.MM>-py3",
             f"deploykit does not know which release has TensorRT {tensorrt}: look it up in {SUPPORT_MATRIX}",
             False,
         )
-    return Container(f"{IMAGE}:{release}-py3", f"TensorRT {tensorrt} belongs to {release}, according to {source}", True)
+    return Container(
+        f"{IMAGE}:{release}-py3", f"TensorRT {tensorrt} belongs to {release}, according to {source}", COMPATIBILITY in source
+    )
