@@ -1,5 +1,6 @@
 """The images' files: linted, pinned, and shaped as the README of docker/ says. No Docker daemon is needed, so none is built."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -113,7 +114,7 @@ def test_what_the_cpu_image_installs_answers_and_holds_no_exporter() -> None:
 
 
 def test_the_compose_file_has_the_shape_of_the_compose_specification(compose: dict[str, Any]) -> None:
-    """The keys are those of https://github.com/compose-spec/compose-spec; `docker compose config` is not here to say so."""
+    """The keys are those of https://github.com/compose-spec/compose-spec."""
     assert set(compose) == {"name", "services", "volumes"}
     known = {"image", "build", "command", "environment", "ports", "volumes", "read_only", "tmpfs", "cap_drop", "security_opt"}
     known |= {"restart", "stop_grace_period", "profiles", "deploy", "depends_on"}
@@ -130,6 +131,22 @@ def test_the_compose_file_has_the_shape_of_the_compose_specification(compose: di
             context = DOCKER / service["build"]["context"]
             assert (context / service["build"]["dockerfile"]).is_file()
             assert service["command"][0] == "serve"
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+@pytest.mark.parametrize("arguments", [(), ("--profile", "gpu")])
+def test_docker_compose_takes_the_compose_file(arguments: tuple[str, ...], compose: dict[str, Any], tmp_path: Path) -> None:
+    """Version 1 knows all of it but the project's name, which the specification got later; it needs no daemon for this."""
+    file = tmp_path / "compose.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in compose.items() if key != "name"}))
+    command = ["docker-compose", "-f", str(file), *arguments, "config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "BUNDLE": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert {"deploykit", "prometheus"} <= set(yaml.safe_load(done.stdout)["services"])
+    without = {name: value for name, value in os.environ.items() if name != "BUNDLE"}
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, env=without)
+    assert refused.returncode != 0
+    assert "the folder of a bundle" in refused.stderr
 
 
 def test_serve_takes_the_options_that_compose_gives_it(compose: dict[str, Any]) -> None:
