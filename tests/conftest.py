@@ -1,7 +1,9 @@
 """What tests share: the command line as a user runs it, and bundles that are slow to make, made once."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,12 @@ from deploykit.spec import ImageSpec
 PHOTOS = Path(skimage.__path__[0]) / "data"
 
 Deploykit = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_report_header() -> str:
+    """A full disk fails tests in ways that do not name it, so the report does."""
+    folder = tempfile.gettempdir()
+    return f"free in {folder}: {shutil.disk_usage(folder).free / 1e9:.1f} GB (a whole run takes up to 4 GB)"
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from deploykit.bundle.manifest import (
 )
 from deploykit.bundle.reader import Bundle
 from deploykit.errors import BundleError
+from deploykit.interruption import stop_if_interrupted
 from deploykit.spec import ImageSpec
 
 _AT_FDCWD = {"linux": -100, "darwin": -2}
@@ -263,6 +264,7 @@ def _commit(stage: Stage, target: Path) -> None:
 
 def _put_in_place(prepared: Path, target: Path) -> None:
     """Flush the folders and swap; the old content then stands under the prepared folder's name."""
+    stop_if_interrupted()
     for folder in [prepared, *(p for p in prepared.rglob("*") if p.is_dir())]:
         _flush(folder)
     if target.exists() and any(target.iterdir()):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from deploykit.errors import DeploykitError
+from deploykit.interruption import stop_if_interrupted
 
 
 def result(text: str) -> None:
@@ -16,7 +17,8 @@ def result(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say what is going on, unless --quiet."""
+    """Say what is going on, unless --quiet. Between two steps, so an interruption that was lost is heard here."""
+    stop_if_interrupted()
     if not _is_quiet():
         click.echo(text, err=True)
 

@@ -15,6 +15,7 @@ import click
 from deploykit import __version__
 from deploykit.cli.console import show_error
 from deploykit.errors import DeploykitError
+from deploykit.interruption import remember_interrupts
 
 VERBS = {
     "export": "Turn a model into a bundle with an ONNX graph that is proved equal to it.",
@@ -102,7 +103,8 @@ def run(arguments: Sequence[str]) -> int:
     general = [a for a in arguments if a in ("--debug", "--quiet", "-q")]
     arguments = general + [a for a in arguments if a not in general]
     try:
-        cli.main(arguments, prog_name="deploykit", standalone_mode=False)
+        with remember_interrupts():
+            cli.main(arguments, prog_name="deploykit", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:

@@ -65,7 +65,7 @@ def quantize_graph(
     """Put pairs into a copy of a graph and store its weights as INT8.
 
     Weights: per output channel, symmetric, -127 to 127. Activations: one scale per tensor, threshold / 127, zero point 0.
-    Biases stay float32, moved to the nearest step of the kernels' 32-bit sums.
+    Biases stay float32, moved to the nearest step of the kernels' 32-bit sums; a Gemm without one gets zeros.
 
     Args:
         placement: made from this very graph.
@@ -83,6 +83,7 @@ def quantize_graph(
     result.CopyFrom(graph)
     body = result.graph
     _require_fit(result, placement)
+    _give_biases(body, placement)
     for group in placement.groups:
         for name in group.tensors:
             body.initializer.append(numpy_helper.from_array(np.asarray(scales[name], np.float32), f"{name}_scale"))
@@ -166,6 +167,23 @@ def _require_fit(graph: ModelProto, placement: Placement) -> None:
     taken = sorted(tensor_names(graph).intersection([*names, ZERO_POINT]))
     if taken:
         raise GraphError(f"the graph already has tensors named {', '.join(taken)}, which quantization adds")
+
+
+def _give_biases(body: GraphProto, placement: Placement) -> None:
+    """Give each quantized Gemm a bias.
+
+    ONNX Runtime multiplies one without a bias as integers or as floats by who reads the Relu behind it (QGemm or FusedGemm), so an
+    explain graph's logits would differ from its predict graph's in the last digits.
+    """
+    constants = {t.name: t for t in body.initializer}
+    nodes = {node_id(node): node for node in body.node}
+    for edge in placement.weights:
+        node = nodes[edge.node]
+        if node.op_type != "Gemm" or (len(node.input) > 2 and node.input[2]):
+            continue
+        zeros = numpy_helper.from_array(np.zeros(constants[edge.weight].dims[edge.axis], np.float32), f"{node.output[0]}_bias_zero")
+        node.input[:] = [*node.input[:2], zeros.name]
+        body.initializer.append(zeros)
 
 
 def _store_weights(

@@ -102,6 +102,7 @@ def test_hovering_a_class_shows_its_map_without_asking_and_leaving_it_goes_back(
         page.hover(".answers li:nth-child(3) .answer")
         page.fill("#search", "teapot")
         page.press("#search", "Enter")
+        expect(page.locator("#speaks strong")).to_have_text("teapot")
         page.wait_for_timeout(300)  # the list grew, and browsers tell of a pointer that lies on another row now
         assert page.inner_text("#speaks strong") == "teapot"
         page.mouse.move(5, 5)

@@ -13,6 +13,7 @@ from deploykit.errors import GraphError, UsageError
 from deploykit.graph.explain import make_explain_graph
 from deploykit.quantization.placement import place
 from deploykit.quantization.qdq import check_scales, quantize_graph
+from deploykit.quantization.twin import make_cpu_twin
 from deploykit.quantization.weights import quantize_weight
 from tests.engines import engine_bytes
 from tests.oracles.gradient_oracle import relative, run
@@ -277,3 +278,24 @@ def test_thresholds_may_name_more_tensors_than_are_needed() -> None:
     thresholds = thresholds_of(RESIDUAL, placement)
     more = quantize_graph(RESIDUAL, placement, thresholds | {"c": 1.0})
     assert more.graph == quantize_graph(RESIDUAL, placement, thresholds).graph
+
+
+@pytest.mark.parametrize("bias", ["", ", hidden_bias"])
+def test_a_rectified_gemm_gives_an_explain_graph_the_predict_graphs_logits_with_and_without_a_bias(bias: str) -> None:
+    # VGG's classifier. Without a bias ONNX Runtime took QGemm in one graph and FusedGemm in the other.
+    graph = graph_of(
+        "last = Conv <pads=[1,1,1,1]> (image, w, b)",
+        "features = Relu (last)",
+        "p = GlobalAveragePool (features)",
+        "f = Flatten (p)",
+        f"h = Gemm <transB=1> (f, hidden{bias})",
+        "r = Relu (h)",
+        "logits = Gemm <transB=1> (r, head, head_bias)",
+        weights={"w": (16, 3, 3, 3), "b": (16,), "hidden": (64, 16), "hidden_bias": (64,), "head": (5, 64), "head_bias": (5,)},
+    )
+    signed = quantized(graph)
+    assert all(len(node.input) == 3 for node in signed.graph.graph.node if node.op_type == "Gemm")
+    batch = images(graph, 64)
+    for predict in (signed.graph, make_cpu_twin(signed)):
+        answer = run(make_explain_graph(predict, "features"), image=batch, class_index=[-1] * len(batch))
+        np.testing.assert_array_equal(answer["logits"], run(predict, image=batch)["logits"])
