@@ -57,8 +57,9 @@ class Job:
 
 def run_deploykit(job: Job, *, placed: bool) -> Thresholds:
     """All methods of deploykit at once, on every float tensor, or on those that `deploykit quantize` asks for."""
+    from deploykit.graph.exposure import batch_size_for
     from deploykit.graph.files import read_graph
-    from deploykit.quantization.calibrate import Batch, batch_size_for, collect, expose
+    from deploykit.quantization.calibrate import Batch, collect, expose
     from deploykit.quantization.methods import METHODS, thresholds
     from deploykit.quantization.placement import place
     from deploykit.runtime.ort import OrtSession

@@ -34,9 +34,10 @@ def prepare_precisions(folder: Path, name: str) -> Calls:
     Raises:
         SideAbsent: the registry has no such network.
     """
+    from deploykit.graph.exposure import batch_size_for
     from deploykit.models.export import export_graph
     from deploykit.models.registry import MODELS, load_model
-    from deploykit.quantization.calibrate import batch_size_for, collect, expose
+    from deploykit.quantization.calibrate import collect, expose
     from deploykit.quantization.methods import thresholds
     from deploykit.quantization.pictures import find_pictures, read_batches
     from deploykit.quantization.placement import place

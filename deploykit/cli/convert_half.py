@@ -17,6 +17,7 @@ from deploykit.cli import console
 from deploykit.cli.embed_resize import read_float_graph
 from deploykit.cli.explain_graphs import open_graphs
 from deploykit.errors import ImageError, ParityError
+from deploykit.graph.exposure import batch_size_for, split
 from deploykit.graph.half import (
     HalfGraph,
     TensorRange,
@@ -28,6 +29,7 @@ from deploykit.graph.half import (
     require_finite,
 )
 from deploykit.graph.half.ranges import module_text
+from deploykit.graph.scopes import with_only_outputs
 from deploykit.image import decode_each, find_images
 from deploykit.parity import BATCH_SIZES, PICTURES, TOLERANCES, ParityRecord, batches_of, compare_at_batch_sizes, sample_pictures
 from deploykit.runtime.classifier import image_feed, run_predict
@@ -41,7 +43,7 @@ Pixels = npt.NDArray[np.uint8]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 BATCH = 4
-"""Pictures at a time: with every tensor laid open a picture of EfficientNet-B0 takes 86 MB."""
+"""Pictures at a time, at most; fewer where they take much memory with every tensor laid open."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +164,7 @@ def convert_bundle(bundle: Bundle, asked: Asked, keep: Sequence[str]) -> Convert
     return Converted(half, ranges, parity, answers, asked)
 
 
-def _feeds(bundle: Bundle, asked: Asked, size: int = BATCH) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def _feeds(bundle: Bundle, asked: Asked, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """All pictures, decoded as they are needed."""
     manifest = bundle.manifest
 
@@ -181,30 +183,42 @@ def _feeds(bundle: Bundle, asked: Asked, size: int = BATCH) -> Iterator[dict[str
 
 
 def _measure(bundle: Bundle, graph: "onnx.ModelProto", asked: Asked) -> dict[str, TensorRange]:
-    with (
-        open_graphs({"fp32": expose_floats(graph)}) as sessions,
-        console.progress(f"looking for the ranges of {asked.count} pictures in float32", asked.count) as advance,
-    ):
-        return measure_ranges(sessions["fp32"].run, float_tensors(graph), _feeds(bundle, asked), on_batch=advance)
+    names = float_tensors(graph)
+    size, parts = batch_size_for(graph, names, at_most=BATCH), split(graph, names)
+    ranges: dict[str, TensorRange] = {}
+    label = f"looking for the ranges of {asked.count} pictures in float32"
+    with console.progress(label, asked.count * len(parts)) as advance:
+        for part in parts:
+            with open_graphs({"fp32": with_only_outputs(expose_floats(graph, part), part)}) as sessions:
+                ranges |= measure_ranges(sessions["fp32"].run, part, _feeds(bundle, asked, size), on_batch=advance)
+    return ranges
 
 
 def _compare(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.ModelProto", asked: Asked) -> Answers:
     """Float32's logits beside those of FP16 with every tensor rounded as a device stores it, which ONNX Runtime's CPU would leave
     out (see `make_rounding_graph`). Each tensor must be finite, and not the logits alone."""
+    rounding = make_rounding_graph(half)
+    names = [output.name for output in rounding.graph.output]
+    size, (*earlier, last) = batch_size_for(rounding, names, at_most=BATCH), split(rounding, names)
     rows, same, difference, largest = 0, 0, 0.0, 0.0
-    with (
-        open_graphs({"fp32": graph, "fp16": make_rounding_graph(half)}) as sessions,
-        console.progress(f"comparing FP16 with float32 on {asked.count} pictures", asked.count) as advance,
-    ):
-        for feeds in _feeds(bundle, asked):
-            expected, outputs = sessions["fp32"].run(feeds)["logits"], sessions["fp16"].run(feeds)
-            require_finite(half, outputs, "the FP16 graph")
-            seen = outputs["logits"]
-            difference = max(difference, float(np.abs(expected - seen).max()))
-            largest = max(largest, float(np.abs(expected).max()))
-            agree = expected.argmax(1) == seen.argmax(1)
-            rows, same = rows + agree.size, same + int(agree.sum())
-            advance(len(expected))
+    label = f"comparing FP16 with float32 on {asked.count} pictures"
+    with console.progress(label, asked.count * (len(earlier) + 1)) as advance:
+        for part in earlier:
+            with open_graphs({"fp16": with_only_outputs(rounding, part)}) as sessions:
+                for feeds in _feeds(bundle, asked, size):
+                    require_finite(half, sessions["fp16"].run(feeds), "the FP16 graph")
+                    advance(len(feeds["image"]))
+        # The logits, which stand at the end of the graph, are in the last part.
+        with open_graphs({"fp32": graph, "fp16": with_only_outputs(rounding, [*last, "logits"])}) as sessions:
+            for feeds in _feeds(bundle, asked, size):
+                expected, outputs = sessions["fp32"].run(feeds)["logits"], sessions["fp16"].run(feeds)
+                require_finite(half, outputs, "the FP16 graph")
+                seen = outputs["logits"]
+                difference = max(difference, float(np.abs(expected - seen).max()))
+                largest = max(largest, float(np.abs(expected).max()))
+                agree = expected.argmax(1) == seen.argmax(1)
+                rows, same = rows + agree.size, same + int(agree.sum())
+                advance(len(expected))
     return Answers(asked.count, difference, difference / (largest or 1.0), same / max(rows, 1))
 
 
@@ -225,9 +239,18 @@ def _compare_with_golden(bundle: Bundle, session: OrtSession) -> ParityRecord:
 
 def _where_they_part(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.ModelProto", asked: Asked) -> str:
     """The first node whose output in FP16 is further from float32's than the logits may be, as a sentence."""
-    feeds = next(_feeds(bundle, asked))
-    with open_graphs({"fp32": expose_floats(graph), "fp16": make_rounding_graph(half)}) as sessions:
-        expected, seen = (sessions[name].run(feeds) for name in ("fp32", "fp16"))
+    names, rounding = float_tensors(graph), make_rounding_graph(half)
+    size = batch_size_for(graph, names, at_most=BATCH)
+    feeds = next(_feeds(bundle, asked, size))
+    for part in split(graph, names, copies=2):
+        with open_graphs({"fp32": expose_floats(graph, part), "fp16": with_only_outputs(rounding, part)}) as sessions:
+            expected, seen = (sessions[name].run(feeds) for name in ("fp32", "fp16"))
+        if where := _first_apart(graph, expected, seen):
+            return where
+    return "No tensor of the first pictures differs by that much, so it adds up on the way"
+
+
+def _first_apart(graph: "onnx.ModelProto", expected: Arrays, seen: Arrays) -> str | None:
     for node in graph.graph.node:
         for name in node.output:
             candidate = seen.get(name)
@@ -237,4 +260,4 @@ def _where_they_part(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.Model
             apart = float(np.abs(expected[name] - candidate).max())
             if not apart <= TOLERANCES[Precision.FP16] * scale:
                 return f"They part at node {node.name or name} ({node.op_type}){module_text(node)}: {apart:.3g} apart there"
-    return "No tensor of the first pictures differs by that much, so it adds up on the way"
+    return None

@@ -13,10 +13,12 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.explain_graphs import open_graphs
 from deploykit.errors import ParityError, UsageError
-from deploykit.quantization.calibrate import Batch, Histograms, batch_size_for, collect, expose
+from deploykit.graph.exposure import batch_size_for, split
+from deploykit.graph.scopes import with_only_outputs
+from deploykit.quantization.calibrate import Batch, Histograms, collect, expose
 from deploykit.quantization.pictures import HELD_OUT_SHARE, Photo, Pictures, find_pictures, read_batches
 from deploykit.quantization.qdq import QuantizedGraph
-from deploykit.quantization.sensitivity import LayerNoise, measure_layers, side_by_side
+from deploykit.quantization.sensitivity import LayerNoise, measure_layers, show_layers, side_by_side
 from deploykit.spec import ImageSpec
 
 if TYPE_CHECKING:
@@ -94,18 +96,14 @@ def calibrate(graph: "ModelProto", tensors: Sequence[str], pictures: Pictures, b
     """Histograms of every tensor over the calibration pictures."""
     manifest = bundle.manifest
     total = len(pictures.calibration) * pictures.views
-    batches = read_batches(
-        pictures.calibration,
-        manifest.image,
-        batch_size_for(graph, tensors),
-        views=pictures.views,
-        input_kind=manifest.input,
-    )
-    with (
-        console.progress(f"calibrating {len(tensors)} tensors with {total:,} pictures", total) as advance,
-        open_graphs({"exposed.onnx": expose(graph, tensors)}) as sessions,
-    ):
-        return collect(sessions["exposed.onnx"].run, tensors, batches, on_batch=advance)
+    size, parts = batch_size_for(graph, tensors), split(graph, tensors)
+    histograms: Histograms = {}
+    with console.progress(f"calibrating {len(tensors)} tensors with {total:,} pictures", total * len(parts)) as advance:
+        for part in parts:
+            batches = read_batches(pictures.calibration, manifest.image, size, views=pictures.views, input_kind=manifest.input)
+            with open_graphs({"exposed.onnx": with_only_outputs(expose(graph, part), part)}) as sessions:
+                histograms |= collect(sessions["exposed.onnx"].run, part, batches, on_batch=advance)
+    return histograms
 
 
 def hear_reference(graph: "ModelProto", pictures: Pictures, bundle: Bundle) -> HeldOut:
@@ -155,15 +153,16 @@ def compare_layers(
     both, layers = side_by_side(graph, quantized, alone=alone)
     photos, views = _at_most(pictures.calibration, pictures.views, MOST_COMPARED)
     tensors = [layer.tensor for layer in layers]
-    manifest = bundle.manifest
-    size = max(1, batch_size_for(graph, tensors) // 2)
-    batches = read_batches(photos, manifest.image, size, views=views, input_kind=manifest.input)
+    manifest, found = bundle.manifest, dict[str, LayerNoise]()
+    size, parts = max(1, batch_size_for(graph, tensors) // 2), split(graph, tensors, copies=2)
     what = "each layer alone" if alone else "all layers together"
-    with (
-        console.progress(f"comparing {len(layers)} layers with FP32, {what}", len(photos) * views) as advance,
-        open_graphs({"both.onnx": both}) as sessions,
-    ):
-        return measure_layers(sessions["both.onnx"].run, layers, batches, on_batch=advance)
+    with console.progress(f"comparing {len(layers)} layers with FP32, {what}", len(photos) * views * len(parts)) as advance:
+        for part in parts:
+            some = [layer for layer in layers if layer.tensor in part]
+            batches = read_batches(photos, manifest.image, size, views=views, input_kind=manifest.input)
+            with open_graphs({"both.onnx": show_layers(both, some)}) as sessions:
+                found |= measure_layers(sessions["both.onnx"].run, some, batches, on_batch=advance)
+    return found
 
 
 def _at_most(photos: Sequence[Photo], views: int, most: int) -> tuple[Sequence[Photo], int]:

@@ -1,7 +1,7 @@
 """Which node and which tensor of a graph belong to which torch module, from the exporter's notes on each node."""
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 
@@ -66,10 +66,19 @@ def name_nodes(graph: onnx.ModelProto) -> None:
         node.name = name if count == 1 else f"{name}_{count}"
 
 
-def with_outputs(graph: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+def with_outputs(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A copy of a graph that also gives these inner tensors, for looking into it."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     present = {o.name for o in copy.graph.output}
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in present)
+    return copy
+
+
+def with_only_outputs(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of a graph that gives those of its outputs alone."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    del copy.graph.output[:]
+    copy.graph.output.extend(o for o in graph.graph.output if o.name in set(names))
     return copy

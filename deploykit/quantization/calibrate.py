@@ -1,10 +1,9 @@
 """Calibration: images through a graph, histograms out. In: a way to run the graph, and batches. Out: a `Histogram` per tensor.
 
 Only histograms are kept. The activations of one batch are all there is in memory at a time, so memory depends on the batch size
-(`batch_size_for`) and not on the number of images.
+(`deploykit.graph.exposure`) and not on the number of images.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from deploykit.errors import GraphError, UsageError
 from deploykit.graph.scopes import with_outputs
-from deploykit.graph.tensors import describe_tensors
 from deploykit.quantization.histogram import Histogram, add_values, empty_histogram
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Histograms = dict[str, Histogram]
-
-ACTIVATION_BYTES = 128 * 2**20
-"""The activations of a batch stay below this, unless one image alone has more. EfficientNet-B0 has 86 MB an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,23 +53,6 @@ def expose(graph: ModelProto, tensors: Sequence[str]) -> ModelProto:
     if unknown:
         raise UsageError(f"the graph has no tensors {', '.join(unknown[:5])} to calibrate", hint="place again from this graph")
     return with_outputs(graph, [name for name in tensors if name not in inputs])
-
-
-def batch_size_for(graph: ModelProto, tensors: Sequence[str], activation_bytes: int = ACTIVATION_BYTES) -> int:
-    """How many images may run at once, so that the exposed tensors take at most ``activation_bytes``; at least 1, at most 32.
-
-    Raises:
-        GraphError: a tensor whose shape, but for the batch, is not known.
-    """
-    facts = describe_tensors(graph)
-    total = 0
-    for name in tensors:
-        rest = facts.shape(name)[1:]
-        if not all(isinstance(d, int) for d in rest):
-            raise GraphError(f"tensor {name!r} is {list(facts.shape(name))}, expected fixed sizes behind the batch")
-        item = 2 if facts.types.get(name) == TensorProto.FLOAT16 else 4
-        total += item * math.prod(int(d) for d in rest if d is not None)
-    return max(1, min(32, activation_bytes // max(total, 1)))
 
 
 def collect(

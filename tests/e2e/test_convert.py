@@ -11,6 +11,7 @@ import torch
 
 from deploykit.bundle import Bundle
 from deploykit.cli import convert_half
+from deploykit.graph import exposure
 from deploykit.parity import TOLERANCES
 from deploykit.spec import Precision
 from tests.conftest import Deploykit
@@ -156,3 +157,19 @@ def test_a_net_that_overflows_in_fp16_comes_out_right_and_named(deploykit_here: 
     assert "overflow at 0/Conv (Conv) in module 0: conv2d reaches" in done.stdout
     assert deploykit_here("verify", tmp_path / "net").returncode == 0
     assert "overflow at 0/Conv" in deploykit_here("inspect", tmp_path / "net").stdout
+
+
+def test_parts_of_a_net_too_large_for_one_run_give_what_the_whole_gives(
+    copied: Path, deploykit_here: Deploykit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = []
+    for part_bytes in (2**40, 2**20):
+        monkeypatch.setattr(exposure, "PART_BYTES", part_bytes)
+        done = deploykit_here("convert", copied, "--precision", "fp16", "--force")
+        assert done.returncode == 0, done.stderr
+        ranges.append(json.loads((copied / "fp16/ranges.json").read_text())["ranges"])
+    assert list(ranges[1]) == list(ranges[0])
+    for name, seen in ranges[0].items():
+        assert ranges[1][name]["greatest"] == pytest.approx(seen["greatest"], rel=1e-4)
+    monkeypatch.setattr(convert_half, "TOLERANCES", {Precision.FP16: 1e-6})
+    assert "They part at node " in failed(deploykit_here("convert", copied, "--precision", "fp16", "--force"), 1)

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploykit.errors import GraphError, UsageError
+from deploykit.graph.exposure import batch_size_for
 from deploykit.quantization import calibrate
-from deploykit.quantization.calibrate import Batch, Histograms, batch_size_for, collect, expose
+from deploykit.quantization.calibrate import Batch, Histograms, collect, expose
 from deploykit.quantization.histogram import Histogram, add_values
 from deploykit.quantization.methods import METHODS, thresholds, zero_tensors
 from deploykit.quantization.placement import place
