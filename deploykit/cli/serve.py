@@ -103,6 +103,7 @@ def command(
         provider=provider,
         threads=threads,
         workers_of_pool=cores,
+        shared_cores=cores if on_cpu and threads == 1 else 0,
         precisions=tuple(dict.fromkeys(Precision(p) for p in precisions)),
         samples=samples,
         allow_untrained=allow_untrained,

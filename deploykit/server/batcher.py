@@ -18,6 +18,7 @@ import numpy as np
 from deploykit.errors import InputError, RequestError, SessionError
 from deploykit.runtime.session import Array, Session, TensorInfo, check_feeds, check_output_names
 from deploykit.server.batch_queue import Answer, BatchQueue, Job
+from deploykit.server.cores import Cores
 from deploykit.server.settings import BatchSettings
 from deploykit.server.statistics import Run, Statistics
 
@@ -37,6 +38,7 @@ class Batcher:
         settings: see `BatchSettings`.
         observe: told of every run, in the thread that ran it.
         clock: seconds, never going back.
+        cores: of which each run takes one.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Batcher:
         settings: BatchSettings,
         observe: Callable[[Run], None] = lambda run: None,
         clock: Callable[[], float] = time.monotonic,
+        cores: Cores | None = None,
     ) -> None:
-        self._session, self._observe, self._clock = session, observe, clock
+        self._session, self._observe, self._clock, self._cores = session, observe, clock, cores or Cores()
         # A graph that takes one photo of any size a run says so by its first dimension.
         fixed = [info.shape[0] for info in session.inputs if isinstance(info.shape[0], int)]
         self.max_batch_size = min([settings.max_batch_size, *fixed])
@@ -145,7 +148,8 @@ class Batcher:
         rows, begun = sum(job.rows for job in jobs), self._clock()
         error: Exception | None = None
         try:
-            outputs = self._session.run(_merge(jobs), jobs[0].outputs)
+            with self._cores:
+                outputs = self._session.run(_merge(jobs), jobs[0].outputs)
             _check_rows(outputs, rows)
         except Exception as caught:  # whatever a backend raises, its thread must go on for the others
             error = caught

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from deploykit.errors import DeploykitError, RequestError, UsageError
+from deploykit.server.cores import Cores
 from deploykit.server.logs import Log
 from deploykit.server.metrics import Metrics
 from deploykit.server.served_model import EXPLAIN_SUFFIX, ServedModel, check_model_name, manifest_digest, open_model
@@ -23,12 +24,16 @@ class Repository:
 
     Args:
         paths: the bundles' folders, by the name they are served under.
+
+    Attributes:
+        cores: what their runs share with everything else that computes here.
     """
 
     def __init__(self, paths: Mapping[str, Path], settings: Settings, metrics: Metrics, log: Log) -> None:
         for name in paths:
             check_model_name(name)
         self._paths, self._settings, self._metrics, self._log = dict(paths), settings, metrics, log
+        self.cores = Cores(settings.shared_cores)
         self._models: dict[str, ServedModel] = {}
         self._leases: dict[ServedModel, int] = {}
         self._refused: dict[str, str] = {}
@@ -112,7 +117,7 @@ class Repository:
         self._close_if_done(old)
 
     def _open(self, name: str) -> ServedModel:
-        return open_model(name, self._paths[name], self._settings, partial(self._observe, name))
+        return open_model(name, self._paths[name], self._settings, partial(self._observe, name), self.cores)
 
     def _put(self, model: ServedModel) -> None:
         self._models[model.name] = model

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -76,7 +77,13 @@ def serve(state: State, listening: socket.socket, on_ready: Callable[[], None]) 
     )
     uvicorn.config.logger.handlers = [UvicornLines(state.log)]
     uvicorn.config.logger.propagate = False
-    asyncio.run(_serve(uvicorn.Server(config), state, listening, on_ready))
+    main = _serve(uvicorn.Server(config), state, listening, on_ready)
+    if sys.version_info < (3, 11):
+        asyncio.run(main)
+        return
+    # The loop that uvicorn itself would take: uvloop where it is installed.
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(main)
 
 
 def _allow_files(count: int) -> None:

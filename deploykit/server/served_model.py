@@ -22,6 +22,7 @@ from deploykit.runtime.classifier import run_predict
 from deploykit.runtime.explain_graphs import INPUT_METHODS, ExplainGraphs
 from deploykit.runtime.opening import Answering, open_session
 from deploykit.server.batcher import Batcher
+from deploykit.server.cores import Cores
 from deploykit.server.settings import Settings
 from deploykit.server.shared_session import SharedSession
 from deploykit.server.statistics import Run
@@ -136,7 +137,7 @@ def manifest_digest(path: Path) -> str:
         raise BundleError(f"{path / MANIFEST_NAME} cannot be read: {error.strerror}") from error
 
 
-def open_model(name: str, path: Path, settings: Settings, observe: ObserveRun) -> ServedModel:
+def open_model(name: str, path: Path, settings: Settings, observe: ObserveRun, cores: Cores) -> ServedModel:
     """Open a bundle completely, or not at all.
 
     Every file has the digest that the manifest says, every graph loads and gives the golden answers, and the bundle is still the
@@ -160,7 +161,7 @@ def open_model(name: str, path: Path, settings: Settings, observe: ObserveRun) -
     graphs: dict[Precision, Graphs] = {}
     try:
         for precision in _precisions(bundle, settings):
-            graphs[precision] = _open_graphs(bundle, precision, settings, observe)
+            graphs[precision] = _open_graphs(bundle, precision, settings, observe, cores)
         model = ServedModel(name, bundle, digest, bundle.labels(), graphs, _methods(bundle, graphs))
         _check_same(path, digest)
     except BaseException:
@@ -184,17 +185,18 @@ def _precisions(bundle: Bundle, settings: Settings) -> tuple[Precision, ...]:
     return settings.precisions or here
 
 
-def _open_graphs(bundle: Bundle, precision: Precision, settings: Settings, observe: ObserveRun) -> Graphs:
+def _open_graphs(bundle: Bundle, precision: Precision, settings: Settings, observe: ObserveRun, cores: Cores) -> Graphs:
     answering = Answering(precision, settings.backend, settings.provider, settings.threads)
     session = open_session(bundle, "predict", answering)
     _check_golden(bundle, precision, session)
-    predict = Batcher(session, settings.batch, partial(observe, f"{precision}/predict"))
+    predict = Batcher(session, settings.batch, partial(observe, f"{precision}/predict"), cores=cores)
     explain: Batcher | None = None
     explainer: Explainer | None = None
     shared: SharedSession | None = None
     try:
         if f"{precision}/explain.onnx" in bundle.manifest.files:
-            explain = Batcher(open_session(bundle, "explain", answering), settings.batch, partial(observe, f"{precision}/explain"))
+            asked = open_session(bundle, "explain", answering)
+            explain = Batcher(asked, settings.batch, partial(observe, f"{precision}/explain"), cores=cores)
             shared = SharedSession(explain, settings.timeout_s)
             explainer = Explainer(ExplainGraphs(bundle, answering, shared), settings.limits)
             _open_all(explainer, bundle, precision)

@@ -62,6 +62,7 @@ class Settings:
         grace_s: how long a stopped server goes on with what it has accepted.
         poll_s: how often bundles are looked at for a new manifest.
         workers_of_pool: threads that decode and draw.
+        shared_cores: on which decoding and runs take turns (`deploykit.server.cores.Cores`); 0 lets each start when it can.
         api_key: that requests must carry; None for none.
         backend, provider, threads: what answers; see `deploykit.runtime.opening.Answering`.
         precisions: to serve, the first is the default; empty for all that a bundle has.
@@ -83,6 +84,7 @@ class Settings:
     grace_s: int = 30
     poll_s: float = 1.0
     workers_of_pool: int = field(default_factory=lambda: count_cores())
+    shared_cores: int = 0
     api_key: str | None = field(default=None, repr=False)
     backend: str | None = None
     provider: str = "cpu"
