@@ -2,8 +2,8 @@
 
 import hmac
 import json
+import random
 import re
-import secrets
 import traceback
 from collections.abc import MutableMapping
 from typing import Any
@@ -163,7 +163,7 @@ def _error_response(error: DeploykitError) -> Response:
 
 def _request_id(given: bytes | None) -> str:
     """The caller's own where it is short and printable, so that no log line is forged; else a new one."""
-    return given.decode() if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    return given.decode() if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
 
 
 def _add_headers(message: Message, request_id: str, *, closing: bool) -> None:
