@@ -1,9 +1,9 @@
-"""A GPU and TensorRT that are not there: the seam of `deploykit.runtime.device` and an engine, with numpy's arithmetic on "device"
-memory, and everything that is asked of them written down.
+"""A GPU that is not there: the seam of `deploykit.runtime.device`, with "device" memory of numpy's, and everything that is asked of
+it written down. An engine for it stands in tests/recording_engine.py.
 
 Nothing runs when it is put into a stream, only when the stream is synchronized, as late as a GPU may. So a buffer that is read or
 overwritten too early gives wrong numbers here too. What a GPU answers with garbage or a crash raises `MisuseError`: a call outside
-of `activate`, an address that nobody has allocated, a context that two runs use at once or that is changed after it was captured.
+of `activate`, an address that nobody has allocated.
 """
 
 import contextlib
@@ -11,22 +11,16 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from deploykit.errors import SessionError
-from deploykit.plan import BatchRange, Gpu
+from deploykit.plan import Gpu
 from deploykit.runtime.device import Bytes, check_process
-from deploykit.runtime.trt import LoadedPlan
-from deploykit.trt.engine import PlanTensor
-
-Arrays = dict[str, npt.NDArray[Any]]
-Function = Callable[[Arrays], Arrays]
 
 GPU = Gpu("NVIDIA A10", "sm86", "CUDA 13.0")
 
@@ -120,6 +114,12 @@ class RecordingDevice:
                 if start <= address and address + size_bytes <= start + memory.size:
                     return memory[address - start : address - start + size_bytes]
         raise MisuseError(f"{size_bytes} bytes at {address} were never allocated, or are free again")
+
+    @property
+    def held_bytes(self) -> int:
+        """Of device memory, at this moment."""
+        with self._lock:
+            return sum(memory.size for memory in self._heap.values())
 
     def release(self, address: int) -> None:
         """Take memory out of the heap."""
@@ -297,109 +297,6 @@ class RecordingStream:
             self.device.count("stream", -1)
 
 
-class RecordingContext:
-    """See `deploykit.trt.engine.Context`."""
-
-    def __init__(self, engine: "RecordingEngine", scratch: int, scratch_bytes: int) -> None:
-        self._engine, self._scratch, self._scratch_bytes = engine, scratch, scratch_bytes
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._addresses: dict[str, int] = {}
-        self._pending = 0
-        self._is_captured = self._is_closed = False
-
-    def bind(self, shapes: Sequence[tuple[str, tuple[int, ...]]], addresses: Sequence[tuple[str, int]]) -> None:
-        self._engine.device.enter("bind")
-        if self._is_captured:
-            raise MisuseError("a context is changed after it was captured")
-        if self._pending:
-            raise MisuseError("a context is changed while it works")
-        self._shapes, self._addresses = dict(shapes), dict(addresses)
-        if missing := {t.name for t in self._engine.tensors} - set(self._addresses):
-            raise MisuseError(f"no address for {missing}")
-        if wrong := [f"{name} at {address}" for name, address in addresses if address % 256]:
-            raise MisuseError(f"misaligned: {', '.join(wrong)}")
-        rows = {shape[0] for shape in self._shapes.values()}
-        if len(rows) != 1 or not self._engine.batch.min <= min(rows) <= self._engine.batch.max:
-            raise SessionError(f"recording does not take a batch of {rows}")
-
-    def enqueue(self, stream: int) -> None:
-        engine, queue = self._engine, self._engine.device.streams[stream]
-        engine.device.enter("enqueue")
-        if self._is_closed:
-            raise MisuseError("a closed context runs")
-        self._is_captured = self._is_captured or queue._captured is not None
-        shapes, addresses = self._shapes, self._addresses
-
-        def compute() -> None:
-            if self._is_closed:
-                raise MisuseError("a context is closed while it works")
-            self._pending += 1
-            if self._pending > 1:
-                raise MisuseError("a context is used by two runs at once")
-            engine.compute(shapes, addresses, (self._scratch, self._scratch_bytes))
-            self._pending -= 1
-
-        queue.put("enqueue", next(iter(shapes.values()))[0], compute)
-
-    def close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            self._engine.device.count("context", -1)
-
-
-@dataclass
-class RecordingEngine:
-    """See `deploykit.trt.engine.Engine`: a function of arrays, as an engine."""
-
-    device: RecordingDevice
-    tensors: tuple[PlanTensor, ...]
-    batch: BatchRange
-    function: Function
-    name: str = "recording-rt 1.0"
-    scratch_bytes: int = 64
-    captures_itself: bool = False
-    cuda_graphs: list[bool] = field(default_factory=list)
-    is_closed: bool = False
-
-    def __post_init__(self) -> None:
-        self.device.count("engine", 1)
-
-    def make_context(self, scratch: int, scratch_bytes: int, *, cuda_graphs: bool) -> RecordingContext:
-        self.device.enter("make_context")
-        if scratch_bytes < self.scratch_bytes or scratch % 256:
-            raise MisuseError(f"scratch of {scratch_bytes} bytes at {scratch}")
-        self.device.count("context", 1)
-        self.cuda_graphs.append(cuda_graphs)
-        return RecordingContext(self, scratch, scratch_bytes)
-
-    def close(self) -> None:
-        if not self.is_closed:
-            if self.device.alive["context"]:
-                raise MisuseError("an engine is freed before its contexts")
-            self.is_closed = True
-            self.device.count("engine", -1)
-
-    def compute(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], scratch: tuple[int, int]) -> None:
-        """Read inputs from device memory, write outputs there, and use the scratch memory as kernels do."""
-        rows = next(iter(shapes.values()))[0]
-        mark = self.device.bytes_at(*scratch)
-        mark[:] = owner = threading.get_ident() % 251
-        found = self.function({t.name: self._read(t, addresses[t.name], rows) for t in self.tensors if t.is_input})
-        time.sleep(0)
-        if (mark != owner).any():
-            raise MisuseError("two runs use one scratch memory at once")
-        for tensor in self.tensors:
-            if not tensor.is_input:
-                self._view(tensor, addresses[tensor.name], rows)[...] = found[tensor.name]
-
-    def _read(self, tensor: PlanTensor, address: int, rows: int) -> npt.NDArray[Any]:
-        return self._view(tensor, address, rows).copy()
-
-    def _view(self, tensor: PlanTensor, address: int, rows: int) -> npt.NDArray[Any]:
-        memory = self.device.bytes_at(address, rows * tensor.row_bytes)
-        return memory.view(tensor.dtype).reshape(rows, *tensor.row_shape)
-
-
 class ArrayOnDevice:
     """An array that only the GPU can read, as CuPy or numba give one."""
 
@@ -413,8 +310,3 @@ class ArrayOnDevice:
             "stream": 7,
             **interface,
         }
-
-
-def loaded(engine: RecordingEngine) -> Callable[[Path, int, tuple[Path, ...]], LoadedPlan]:
-    """What to give `TrtSession` as ``load``."""
-    return lambda path, ordinal, plugins: LoadedPlan(engine, engine.device, GPU)

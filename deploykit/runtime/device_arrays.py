@@ -37,12 +37,15 @@ class DeviceArray:
     producer_stream: int | None = None
     owner: Any = field(default=None, repr=False, compare=False)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
     def rows(self, start: int, stop: int) -> "DeviceArray":
         """Some of its rows, where they stand."""
-        row = math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
-        return DeviceArray(
-            self.address + start * row, (stop - start, *self.shape[1:]), self.dtype, self.producer_stream, self.owner
-        )
+        begin = self.address + start * self.row_bytes
+        return DeviceArray(begin, (stop - start, *self.shape[1:]), self.dtype, self.producer_stream, self.owner)
 
 
 def is_on_device(value: object) -> bool:

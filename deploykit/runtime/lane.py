@@ -6,10 +6,14 @@ Only one run uses a lane at a time (`deploykit.runtime.lane_pool`); an execution
 (https://github.com/NVIDIA/TensorRT/issues/2040). A batch size that comes a second time is captured as a CUDA graph, which starts it
 at the price of one launch from then on. Each graph has a context of its own, because a captured context may not be changed; all
 contexts of a lane share its scratch memory.
+
+Plans of graphs that resize photos are not captured. A graph stands for one size of photo and one place in memory, while photos come
+in thousands of sizes, each graph costs a context, and a photo that moves the memory would cost all of them. TensorRT for RTX
+captures sizes by its own rule.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +21,13 @@ from typing import Any
 import numpy.typing as npt
 
 from deploykit.errors import SessionError
-from deploykit.runtime.device import Bytes, Device, DeviceMemory, Event, Graph, PinnedMemory
+from deploykit.runtime.device import Device, Event, Graph
 from deploykit.runtime.device_arrays import DeviceArray
-from deploykit.trt.engine import Context, Engine, PlanTensor
+from deploykit.runtime.lane_memory import ALIGNMENT, LaneMemory, Shape
+from deploykit.trt.engine import Context, Engine
 
 Rows = npt.NDArray[Any] | DeviceArray
 
-_ALIGNMENT = 256  # of what TensorRT reads; all memory of the driver has it
 _MOST_GRAPHS = 8
 """Batch sizes that a lane keeps a captured graph of; the one used longest ago goes first."""
 
@@ -40,11 +44,19 @@ class Capturing:
 
     Args:
         is_wanted: what was asked for.
-        refused: why it does not happen all the same; None as long as no capture has failed.
+        refused: why it does not happen all the same; None as long as nothing speaks against it and no capture has failed.
     """
 
     is_wanted: bool
     refused: str | None = None
+
+
+def plan_capturing(engine: Engine, *, is_wanted: bool) -> Capturing:
+    """Whether lanes of an engine capture CUDA graphs, where that is wanted or not: not where its inputs differ in size."""
+    varying = [t.name for t in engine.tensors if t.varies]
+    if not is_wanted or not varying or engine.captures_itself:
+        return Capturing(is_wanted)
+    return Capturing(is_wanted, f"{', '.join(varying)} differs in size from run to run, and a CUDA graph stands for one size")
 
 
 @dataclass
@@ -59,38 +71,26 @@ class _Captured:
         self.context.close()
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows in pinned memory: as bytes and as what they are. The same memory."""
-
-    raw: Bytes
-    values: npt.NDArray[Any]
-
-
 class Lane:
     """See above. Every method wants the device to be active. After an error a lane is closed and another one made.
 
     Args:
         engine: shared with the other lanes.
         device: whose memory it takes.
-        capturing: whether to capture any graph; a lane that fails at it says so there.
+        capturing: as `plan_capturing` makes it; a lane that fails to capture says so there.
     """
 
     def __init__(self, engine: Engine, device: Device, capturing: Capturing) -> None:
         self._engine, self._device, self._capturing = engine, device, capturing
         self._graphs: OrderedDict[int, _Captured] = OrderedDict()
         self._runs: Counter[int] = Counter()
-        self._tensors = {t.name: t for t in engine.tensors}
         self._inputs = [t for t in engine.tensors if t.is_input]
-        self._memory: dict[str, DeviceMemory] = {}
-        self._pinned: dict[str, PinnedMemory] = {}
-        self._views: dict[tuple[str, int], _Rows] = {}
+        self._memory = LaneMemory(engine, device)
         self._events: tuple[Event, ...] = ()
-        self._capacity = 0
         with ExitStack() as made:
             self._stream = device.open_stream()
             made.callback(self._stream.close)
-            self._scratch = device.allocate(max(engine.scratch_bytes, _ALIGNMENT))
+            self._scratch = device.allocate(max(engine.scratch_bytes, ALIGNMENT))
             made.callback(self._scratch.free)
             self._context = self._make_context()
             made.pop_all()
@@ -104,18 +104,17 @@ class Lane:
         Returns:
             The address of every input: the lane's own memory, or the caller's, where a device array can be read as it is.
         """
-        self._reserve(rows)
+        self._reserve(feeds, rows)
         addresses = {}
-        for tensor in self._inputs:
-            own, given = self._memory[tensor.name].address, feeds[tensor.name]
+        for name in (t.name for t in self._inputs):
+            given = feeds[name]
             if isinstance(given, DeviceArray):
-                is_readable = given.shape[0] == rows and given.address % _ALIGNMENT == 0
-                addresses[tensor.name] = given.address if is_readable else own
+                addresses[name] = given.address if _is_readable(given, rows) else self._memory.address(name)
             else:
-                target = self._rows(tensor, rows).values
+                target = self._memory.pinned(name, rows, given.shape[1:]).values
                 target[: len(given)] = given
                 target[len(given) :] = given[:1]
-                addresses[tensor.name] = own
+                addresses[name] = self._memory.address(name)
         return addresses
 
     def start(
@@ -127,12 +126,12 @@ class Lane:
                 self._stream.wait_for(given.producer_stream)
         self._mark(0, timed=timed)
         for tensor in self._inputs:
-            self._copy_in(tensor, feeds[tensor.name], addresses[tensor.name], rows)
+            self._copy_in(tensor.name, feeds[tensor.name], addresses[tensor.name], rows)
         self._mark(1, timed=timed)
-        self._compute(addresses, rows)
+        self._compute(feeds, addresses, rows)
         self._mark(2, timed=timed)
         for name in outputs:
-            self._stream.copy_out(self._rows(self._tensors[name], rows).raw, self._memory[name].address)
+            self._stream.copy_out(self._memory.pinned(name, rows).raw, self._memory.address(name))
         self._mark(3, timed=timed)
 
     def synchronize(self) -> None:
@@ -145,7 +144,7 @@ class Lane:
 
     def read(self, outputs: Sequence[str], rows: int) -> dict[str, npt.NDArray[Any]]:
         """New arrays of the outputs' first rows, after `synchronize`."""
-        return {name: self._rows(self._tensors[name], rows).values.copy() for name in outputs}
+        return {name: self._memory.pinned(name, rows).values.copy() for name in outputs}
 
     def spans_ms(self) -> dict[str, float]:
         """What the GPU's clock says of the last run that was started ``timed``; see `SPANS`."""
@@ -160,82 +159,60 @@ class Lane:
             freeing.callback(self._context.close)
             for event in self._events:
                 freeing.callback(event.close)
-            freeing.callback(self._drop_buffers)
+            freeing.callback(self._memory.free)
+            freeing.callback(self._drop_graphs)
             freeing.callback(self._stream.synchronize)
         self._events = ()
 
     def _make_context(self) -> Context:
         return self._engine.make_context(self._scratch.address, self._scratch.size_bytes, cuda_graphs=self._capturing.is_wanted)
 
-    def _reserve(self, rows: int) -> None:
-        """Device memory for so many rows of every tensor. It grows to powers of two, so that it is moved a few times at most."""
-        if rows <= self._capacity:
-            return
-        self._drop_buffers()
-        capacity = min(1 << (rows - 1).bit_length(), self._engine.batch.max)
-        for tensor in self._engine.tensors:
-            self._memory[tensor.name] = self._device.allocate(max(capacity * tensor.row_bytes, _ALIGNMENT))
-        self._capacity = capacity
+    def _reserve(self, feeds: Mapping[str, Rows], rows: int) -> None:
+        """Room for so many rows of every tensor. Where memory moves, the graphs go that have its addresses in them."""
+        if not self._memory.holds(rows):
+            self._drop_graphs()
+        own = {t.name: feeds[t.name] for t in self._inputs if t.varies}
+        self._memory.reserve(rows, {n: given.shape[1:] for n, given in own.items() if not _is_readable(given, rows)})
 
-    def _drop_buffers(self) -> None:
-        """Free the buffers, and the graphs that have their addresses in them."""
-        owned: list[Callable[[], None]] = [captured.close for captured in self._graphs.values()]
-        owned += [memory.free for memory in self._memory.values()]
-        owned += [memory.free for memory in self._pinned.values()]
+    def _drop_graphs(self) -> None:
+        captured = list(self._graphs.values())
         self._graphs.clear()
-        self._memory.clear()
-        self._pinned.clear()
-        self._views.clear()
-        self._capacity = 0
         with ExitStack() as freeing:
-            for free in reversed(owned):
-                freeing.callback(free)
+            for one in reversed(captured):
+                freeing.callback(one.close)
 
-    def _rows(self, tensor: PlanTensor, rows: int) -> "_Rows":
-        """The first rows of a tensor's pinned memory, which is made when it is first asked for, as large as its device memory."""
-        found = self._views.get((tensor.name, rows))
-        if found is None:
-            if tensor.name not in self._pinned:
-                self._pinned[tensor.name] = self._device.allocate_pinned(self._memory[tensor.name].size_bytes)
-            raw = self._pinned[tensor.name].array[: rows * tensor.row_bytes]
-            found = _Rows(raw, raw.view(tensor.dtype).reshape(rows, *tensor.row_shape))
-            self._views[tensor.name, rows] = found
-        return found
-
-    def _copy_in(self, tensor: PlanTensor, given: Rows, address: int, rows: int) -> None:
+    def _copy_in(self, name: str, given: Rows, address: int, rows: int) -> None:
         if not isinstance(given, DeviceArray):
-            self._stream.copy_in(address, self._rows(tensor, rows).raw)
+            self._stream.copy_in(address, self._memory.pinned(name, rows, given.shape[1:]).raw)
         elif address != given.address:
-            size = tensor.row_bytes
+            size = given.row_bytes
             self._stream.copy_within(address, given.address, given.shape[0] * size)
             for row in range(given.shape[0], rows):
                 self._stream.copy_within(address + row * size, given.address, size)
 
-    def _compute(self, addresses: Mapping[str, int], rows: int) -> None:
+    def _compute(self, feeds: Mapping[str, Rows], addresses: Mapping[str, int], rows: int) -> None:
         """Start the engine: by its graph where there is one for this size and the inputs stand in the lane's own memory."""
-        is_own = all(address == self._memory[name].address for name, address in addresses.items())
+        is_own = all(address == self._memory.address(name) for name, address in addresses.items())
         captures = self._capturing.is_wanted and self._capturing.refused is None and not self._engine.captures_itself
+        shapes = [(t.name, (rows, *feeds[t.name].shape[1:])) for t in self._inputs]
         if not captures or not is_own:
-            self._enqueue(self._context, addresses, rows)
+            self._enqueue(self._context, shapes, addresses)
             return
         self._runs[rows] += 1
         if rows in self._graphs:
             self._graphs.move_to_end(rows)
             self._graphs[rows].graph.launch()
         elif self._runs[rows] < _CAPTURED_AT:
-            self._enqueue(self._context, addresses, rows)
+            self._enqueue(self._context, shapes, addresses)
         else:
-            self._enqueue_and_capture(addresses, rows)
+            self._enqueue_and_capture(shapes, addresses, rows)
 
-    def _enqueue(self, context: Context, addresses: Mapping[str, int], rows: int) -> None:
-        self._bind(context, addresses, rows)
+    def _enqueue(self, context: Context, shapes: Sequence[tuple[str, Shape]], addresses: Mapping[str, int]) -> None:
+        places = [(t.name, addresses[t.name] if t.is_input else self._memory.address(t.name)) for t in self._engine.tensors]
+        context.bind(shapes, places)
         context.enqueue(self._stream.handle)
 
-    def _bind(self, context: Context, addresses: Mapping[str, int], rows: int) -> None:
-        shapes = [(t.name, (rows, *t.row_shape)) for t in self._inputs]
-        context.bind(shapes, [(t.name, addresses.get(t.name, self._memory[t.name].address)) for t in self._engine.tensors])
-
-    def _enqueue_and_capture(self, addresses: Mapping[str, int], rows: int) -> None:
+    def _enqueue_and_capture(self, shapes: Sequence[tuple[str, Shape]], addresses: Mapping[str, int], rows: int) -> None:
         """Answer in a new context, whose state that first run settles, and capture the next run of it.
 
         Some engines cannot be captured, such as those with loops, and memory may be short: then the run is answered all the same,
@@ -245,12 +222,12 @@ class Lane:
             context = self._make_context()
         except SessionError as error:
             self._capturing.refused = str(error)
-            self._enqueue(self._context, addresses, rows)
+            self._enqueue(self._context, shapes, addresses)
             return
         with ExitStack() as unless_kept:
             unless_kept.callback(context.close)
             unless_kept.callback(self._stream.synchronize)
-            self._enqueue(context, addresses, rows)
+            self._enqueue(context, shapes, addresses)
             try:
                 graph = self._stream.capture(lambda: context.enqueue(self._stream.handle))
             except SessionError as error:
@@ -269,3 +246,8 @@ class Lane:
             if not self._events:
                 self._events = tuple(self._device.make_event() for _ in range(len(SPANS) + 1))
             self._stream.record(self._events[index])
+
+
+def _is_readable(given: Rows, rows: int) -> bool:
+    """Whether TensorRT can read rows where they stand: on the device, aligned, and none missing."""
+    return isinstance(given, DeviceArray) and given.shape[0] == rows and given.address % ALIGNMENT == 0

@@ -1,7 +1,8 @@
 """A session over a TensorRT plan, of either product. In: a plan beside its plan.json. Out: `TrtSession`.
 
 The plan is looked at before TensorRT sees it (`deploykit.plan`) and loaded once. Each run takes a lane of its own from a pool, so
-threads share a session. A batch below the plan's range is filled up, one above it goes through in several runs.
+threads share a session. A batch below the plan's range is filled up, one above it goes through in several runs. Photos that the
+plan resizes itself come one a run, each at its own size.
 """
 
 import contextlib
@@ -17,10 +18,11 @@ import numpy.typing as npt
 from deploykit.errors import EngineError, InputError, UsageError
 from deploykit.plan import ON_CPU, BatchRange, Gpu, read_content, read_header, read_plan, read_record
 from deploykit.runtime.device import Device, open_device
-from deploykit.runtime.device_arrays import DeviceArray, is_on_device, read_device_array
-from deploykit.runtime.lane import Capturing, Lane, Rows
+from deploykit.runtime.device_arrays import DeviceArray
+from deploykit.runtime.lane import Lane, Rows, plan_capturing
 from deploykit.runtime.lane_pool import LanePool
-from deploykit.runtime.session import Array, TensorInfo, check_feeds, check_output_names
+from deploykit.runtime.plan_inputs import check_plan_feeds, describe_tensors
+from deploykit.runtime.session import Array, TensorInfo, check_output_names
 from deploykit.trt import find_gpu, load_flavour
 from deploykit.trt.engine import Engine, load_engine
 from deploykit.trt.flavour import load_plugins
@@ -72,11 +74,9 @@ class TrtSession:
         engine, self._device = loaded.engine, loaded.device
         self._batch = engine.batch
         self._backend = f"{engine.name} ({loaded.gpu.name})"
-        self._inputs = tuple(
-            TensorInfo(t.name, t.dtype, ("N", *t.row_shape), (value_ranges or {}).get(t.name)) for t in engine.tensors if t.is_input
-        )
-        self._outputs = tuple(TensorInfo(t.name, t.dtype, ("N", *t.row_shape)) for t in engine.tensors if not t.is_input)
-        self._capturing = capturing = Capturing(cuda_graphs)
+        self._tensors = engine.tensors
+        self._inputs, self._outputs = describe_tensors(engine, value_ranges or {})
+        self._capturing = capturing = plan_capturing(engine, is_wanted=cuda_graphs)
         # The pool outlives the session by a moment, so nothing that it holds may refer to the session.
         self._pool = LanePool(loaded.device, lambda: Lane(engine, loaded.device, capturing), lanes, engine.close)
         # Also where nobody closes it: when it is collected, or when the interpreter ends and CUDA is still there.
@@ -110,7 +110,7 @@ class TrtSession:
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; see `deploykit.runtime.session.Session.run`. More rows than the plan takes go through in several runs."""
         names = check_output_names(outputs, self._outputs)
-        rows, arrays = self._check(feeds)
+        rows, arrays = check_plan_feeds(feeds, self._inputs, self._tensors, self._device.ordinal)
         with self._pool.take() as lane:
             parts = [self._run_part(lane, arrays, start, stop, names) for start, stop in _parts(rows, self._batch.max)]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -124,7 +124,7 @@ class TrtSession:
             SessionError: the session is closed.
         """
         names = check_output_names(outputs, self._outputs)
-        rows, arrays = self._check(feeds)
+        rows, arrays = check_plan_feeds(feeds, self._inputs, self._tensors, self._device.ordinal)
         if rows > self._batch.max:
             raise InputError(f"{rows} rows are prepared, the plan takes {self._batch.max} at once")
         with self._pool.take() as lane:
@@ -148,22 +148,6 @@ class TrtSession:
         lane.start(part, lane.load(part, padded), padded, names)
         lane.synchronize()
         return lane.read(names, stop - start)
-
-    def _check(self, feeds: Mapping[str, Any]) -> tuple[int, dict[str, Rows]]:
-        """How many rows there are, and arrays that may be read; those on the GPU are described and stay there."""
-        on_device = {info.name for info in self._inputs if info.name in feeds and is_on_device(feeds[info.name])}
-        if not on_device or set(feeds) != {info.name for info in self._inputs}:
-            arrays: dict[str, Rows] = dict(check_feeds(feeds, self._inputs))
-        else:
-            here = [info for info in self._inputs if info.name not in on_device]
-            arrays = dict(check_feeds({info.name: feeds[info.name] for info in here}, here))
-            for info in self._inputs:
-                if info.name in on_device:
-                    arrays[info.name] = read_device_array(feeds[info.name], info, self._device.ordinal)
-        sizes = {name: array.shape[0] for name, array in arrays.items()}
-        if len(set(sizes.values())) > 1:
-            raise InputError(f"inputs disagree about N: {', '.join(f'{name} has {size} rows' for name, size in sizes.items())}")
-        return next(iter(sizes.values())), arrays
 
 
 class PreparedCall:

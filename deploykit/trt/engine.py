@@ -40,18 +40,36 @@ class PlanTensor:
         name: as the graph calls it.
         is_input: or an output.
         dtype: numpy's name, such as ``uint8``.
-        row_shape: the dimensions behind the batch.
+        row_shape: the dimensions behind the batch; the greatest that the plan takes, where they are dynamic, as a photo's are.
+        least_shape: the least that it takes; None where all are fixed.
     """
 
     name: str
     is_input: bool
     dtype: str
     row_shape: tuple[int, ...]
+    least_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        least, greatest = self.least_shape, self.row_shape
+        if least is None:
+            return
+        is_range = len(least) == len(greatest) and all(0 < low <= high for low, high in zip(least, greatest, strict=True))
+        if not self.is_input or not is_range:
+            kind = "input" if self.is_input else "output"
+            raise EngineError(
+                f"{kind} {self.name} has rows of {list(least)} to {list(greatest)}, expected those of an input, from small to large"
+            )
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of one row; of the greatest one."""
         return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def varies(self) -> bool:
+        """Whether rows of one run differ in size from those of the next."""
+        return self.least_shape is not None
 
 
 class Context(Protocol):
@@ -188,20 +206,25 @@ class _LoadedContext:
 
 
 def _describe(flavour: Flavour, engine: Any, name: str) -> PlanTensor:
-    """One tensor, which must be laid out row by row on the device, with nothing dynamic behind the batch."""
+    """One tensor, which must be laid out row by row on the device; behind the batch nothing but an input's size may be dynamic."""
     api = flavour.api
     dtype, shape = str(engine.get_tensor_dtype(name).name), tuple(int(d) for d in engine.get_tensor_shape(name))
     shown = f"{name} {DTYPES.get(dtype, dtype)} [{', '.join('?' if d < 0 else str(d) for d in shape)}]"
     if dtype not in DTYPES:
         raise EngineError(f"{shown} has a type that numpy lacks; expected one of {', '.join(DTYPES.values())}")
-    if not shape or any(d < 0 for d in shape[1:]):
+    is_input = engine.get_tensor_mode(name) == api.TensorIOMode.INPUT
+    varies = any(d < 0 for d in shape[1:])
+    if not shape or (varies and not is_input):
         raise EngineError(f"{shown}: expected a tensor whose first dimension is the batch, and no other that is dynamic")
     if engine.get_tensor_location(name) != api.TensorLocation.DEVICE or engine.get_tensor_format(name) != api.TensorFormat.LINEAR:
         raise EngineError(
             f"{shown} is packed, or stands in host memory; expected linear on the device",
             hint="build the plan with: deploykit build",
         )
-    return PlanTensor(name, engine.get_tensor_mode(name) == api.TensorIOMode.INPUT, DTYPES[dtype], shape[1:])
+    if not varies:
+        return PlanTensor(name, is_input, DTYPES[dtype], shape[1:])
+    least, _, greatest = (tuple(int(d) for d in dims) for dims in engine.get_tensor_profile_shape(name, 0))
+    return PlanTensor(name, is_input, DTYPES[dtype], greatest[1:], least[1:])
 
 
 def _batch_of(engine: Any, tensors: Sequence[PlanTensor]) -> BatchRange:

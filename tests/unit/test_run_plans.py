@@ -20,7 +20,8 @@ from deploykit.runtime.trt import LoadedPlan
 from deploykit.spec import Precision
 from deploykit.trt import Flavour
 from deploykit.trt.engine import PlanTensor
-from tests.recording_device import GPU, Arrays, RecordingDevice, RecordingEngine
+from tests.recording_device import GPU, RecordingDevice
+from tests.recording_engine import Arrays, RecordingEngine
 from tests.unit.bright_bundle import make_bundle
 from tests.unit.bright_segments import make_segments_bundle
 

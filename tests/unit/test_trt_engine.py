@@ -15,7 +15,8 @@ from deploykit.runtime import trt as runtime
 from deploykit.spec import Precision
 from deploykit.trt import Flavour
 from deploykit.trt.engine import PlanTensor, load_engine
-from tests.recording_device import GPU, RecordingDevice, RecordingEngine
+from tests.recording_device import GPU, RecordingDevice
+from tests.recording_engine import RecordingEngine
 
 DataType = Enum("DataType", ["FLOAT", "UINT8", "INT64", "BF16"])
 TensorIOMode = Enum("TensorIOMode", ["INPUT", "OUTPUT"])
@@ -40,6 +41,7 @@ class FakeTensorRT:
             "logits": (DataType.FLOAT, (-1, 5), TensorIOMode.OUTPUT),
         }
         self.ranges: dict[str, tuple[int, int, int]] = {}
+        self.sides: dict[str, tuple[int, int, int]] = {}
         self.refuses: set[str] = set()
         self.placed: dict[str, Any] = {}
         self.calls: list[Any] = []
@@ -65,10 +67,17 @@ class FakeTensorRT:
             get_tensor_mode=lambda n: self.tensors[n][2],
             get_tensor_location=lambda n: self.placed.get(n, TensorLocation.DEVICE),
             get_tensor_format=lambda n: self.placed.get(f"{n} format", TensorFormat.LINEAR),
-            get_tensor_profile_shape=lambda n, profile: [(size, *self.tensors[n][1][1:]) for size in self.ranges.get(n, (1, 4, 8))],
+            get_tensor_profile_shape=self._get_profile,
             create_runtime_config=lambda: self.config,
             create_execution_context=self._make_context,
         )
+
+    def _get_profile(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        """Least, best and greatest: the first dimension is a batch, other dynamic ones are sides."""
+        assert profile == 0
+        ends = zip(self.ranges.get(name, (1, 4, 8)), self.sides.get(name, (8, 64, 96)), strict=True)
+        batch, *row = self.tensors[name][1]
+        return [(size if batch < 0 else batch, *(side if d < 0 else d for d in row)) for size, side in ends]
 
     def _make_context(self, config: Any) -> Any:
         if "context" in self.refuses:
@@ -117,6 +126,28 @@ def test_a_fixed_batch_is_a_range_of_one_size() -> None:
     assert load_engine(flavour(api), b"plan").batch == BatchRange(2, 2, 2)
 
 
+def test_an_input_that_differs_in_size_has_the_sizes_of_the_plans_profile() -> None:
+    image, logits = (DataType.UINT8, (1, -1, -1, 3), TensorIOMode.INPUT), (DataType.FLOAT, (1, 5), TensorIOMode.OUTPUT)
+    engine = load_engine(flavour(FakeTensorRT(image=image, logits=logits)), b"plan")
+    assert engine.batch == BatchRange(1, 1, 1)
+    assert engine.tensors == (
+        PlanTensor("image", True, "uint8", (96, 96, 3), (8, 8, 3)),
+        PlanTensor("logits", False, "float32", (5,)),
+    )
+    assert [t.varies for t in engine.tensors] == [True, False]
+    assert engine.tensors[0].row_bytes == 96 * 96 * 3
+
+
+@pytest.mark.parametrize(
+    ("is_input", "least"), [(False, (8, 8, 3)), (True, (97, 8, 3)), (True, (8, 8)), (True, (0, 8, 3)), (True, (-1, -1, 3))]
+)
+def test_sizes_that_no_input_can_have_are_refused(is_input: bool, least: tuple[int, ...]) -> None:
+    with pytest.raises(
+        EngineError, match=r"put image has rows of \[.*\] to \[96, 96, 3\], expected those of an input, from small to large"
+    ):
+        PlanTensor("image", is_input, "uint8", (96, 96, 3), least)
+
+
 def test_code_for_the_host_is_loaded_from_version_compatible_plans_alone(api: FakeTensorRT) -> None:
     load_engine(flavour(api), b"plan", version_compatible=True)
     assert api.runtime.engine_host_code_allowed is True
@@ -136,8 +167,8 @@ def test_a_plan_that_does_not_load_is_an_error_with_the_logs_reason(api: FakeTen
             "logits BF16 .* has a type that numpy",
         ),
         (
-            lambda api: api.tensors.update(image=(DataType.UINT8, (-1, -1, 8, 3), TensorIOMode.INPUT)),
-            r"image uint8 \[\?, \?, 8, 3\]: exp",
+            lambda api: api.tensors.update(logits=(DataType.FLOAT, (-1, -1), TensorIOMode.OUTPUT)),
+            r"logits float32 \[\?, \?\]: expected a tensor whose first dimension is the batch, and no other that is dynamic",
         ),
         (lambda api: api.tensors.update(image=(DataType.UINT8, (), TensorIOMode.INPUT)), "whose first dimension is the batch"),
         (lambda api: api.placed.update(class_index=TensorLocation.HOST), "class_index int64 .* stands in host memory"),

@@ -14,7 +14,8 @@ from deploykit.errors import InputError, SessionError, UsageError
 from deploykit.plan import BatchRange
 from deploykit.runtime import Session, TrtSession
 from deploykit.trt.engine import PlanTensor
-from tests.recording_device import Arrays, MisuseError, RecordingDevice, RecordingEngine, loaded
+from tests.recording_device import MisuseError, RecordingDevice
+from tests.recording_engine import Arrays, RecordingEngine, loaded
 from tests.threads import in_thread
 
 H, W, CLASSES = 4, 6, 3
