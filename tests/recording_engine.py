@@ -76,7 +76,7 @@ class RecordingContext:
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._engine.device.count("context", -1)
+            self._engine.count_context(-1)
 
 
 @dataclass
@@ -95,6 +95,7 @@ class RecordingEngine:
     captures_itself: bool = False
     cuda_graphs: list[bool] = field(default_factory=list)
     shapes: list[Mapping[str, tuple[int, ...]]] = field(default_factory=list)
+    contexts: int = 0
     is_closed: bool = False
 
     def __post_init__(self) -> None:
@@ -104,16 +105,21 @@ class RecordingEngine:
         self.device.enter("make_context")
         if scratch_bytes < self.scratch_bytes or scratch % 256:
             raise MisuseError(f"scratch of {scratch_bytes} bytes at {scratch}")
-        self.device.count("context", 1)
+        self.count_context(1)
         self.cuda_graphs.append(cuda_graphs)
         return RecordingContext(self, scratch, scratch_bytes)
 
     def close(self) -> None:
         if not self.is_closed:
-            if self.device.alive["context"]:
+            if self.contexts:
                 raise MisuseError("an engine is freed before its contexts")
             self.is_closed = True
             self.device.count("engine", -1)
+
+    def count_context(self, change: int) -> None:
+        """Note that one was made or closed."""
+        self.contexts += change
+        self.device.count("context", change)
 
     def compute(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], scratch: tuple[int, int]) -> None:
         """Read inputs from device memory, write outputs there, and use the scratch memory as kernels do."""

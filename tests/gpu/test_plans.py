@@ -27,7 +27,6 @@ from deploykit.plan import BatchRange, Gpu, PlanRecord, read_record
 from deploykit.runtime import OrtSession, TrtSession
 from deploykit.trt import BuildOptions, build_plan, find_gpu, load_flavour
 from tests.conftest import Deploykit
-from tests.gpu.conftest import installed_backends
 from tests.unit.bright_bundle import SPEC, make_bundle
 
 BATCH = BatchRange(1, 4, 8)
@@ -40,13 +39,6 @@ def gpu() -> Gpu:
     found = find_gpu()
     assert found is not None
     return found
-
-
-@pytest.fixture(scope="module", params=installed_backends() or ["none"])
-def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "none":
-        pytest.skip("neither tensorrt nor tensorrt_rtx is installed")
-    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,7 @@
 What order calls come in, and that nothing is left, is shown everywhere by tests/unit/test_trt_session.py; here it meets CUDA.
 """
 
-import ctypes
 import gc
-import importlib
 import os
 import subprocess
 import sys
@@ -22,22 +20,13 @@ from deploykit.bundle import Bundle
 from deploykit.cli.main import run
 from deploykit.errors import SessionError
 from deploykit.runtime import Classifier, Explainer, OrtSession, TrtSession
-from deploykit.runtime.cuda_driver import load_driver
-from deploykit.runtime.device import Device, open_device
+from deploykit.runtime.device import open_device
 from deploykit.runtime.opening import Answering, answering_file, open_session
-from tests.gpu.conftest import installed_backends
+from tests.gpu.conftest import OpenDevice, used_bytes
 from tests.threads import in_thread
 from tests.unit.bright_bundle import SPEC, make_bundle
 
-MODULES = {"pycuda": "deploykit.runtime.device_pycuda", "cuda-core": "deploykit.runtime.device_cuda_core"}
 RTOL, ATOL = 1e-4, 1e-5  # float32 sums of 1,024 pixels in another order, TF32 off
-
-
-@pytest.fixture(scope="module", params=installed_backends() or ["none"])
-def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "none":
-        pytest.skip("neither tensorrt nor tensorrt_rtx is installed")
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +41,6 @@ def bundle(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 Open = Callable[..., TrtSession]
-OpenDevice = Callable[[int], Device]
-
-
-@pytest.fixture(params=["pycuda", "cuda-core"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OpenDevice:
-    """The package between the session and CUDA."""
-    pytest.importorskip({"pycuda": "pycuda", "cuda-core": "cuda.core"}[request.param])
-    opener: OpenDevice = importlib.import_module(MODULES[request.param]).open_device
-    monkeypatch.setattr("deploykit.runtime.trt.open_device", opener)
-    return opener
 
 
 @pytest.fixture
@@ -176,13 +155,6 @@ def hammer(session: TrtSession, graph: OrtSession, threads: int, rounds: int) ->
     for thread in running:
         thread.join()
     return wrong
-
-
-def used_bytes(device: Device) -> int:
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    with device.activate():
-        assert load_driver().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
-    return total.value - free.value
 
 
 def test_threads_share_a_session_and_memory_stands_still(open_plan: Open, graph: OrtSession, way: OpenDevice) -> None:

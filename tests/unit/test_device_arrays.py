@@ -73,6 +73,17 @@ def test_what_does_not_fit_is_refused(tensor: torch.Tensor, device: int, message
         read_device_array(held, INFO, 0)
 
 
+@pytest.mark.parametrize("size", [(40, 30), (1, 1), (7, 300)])
+def test_a_photo_of_any_size_fits_an_input_whose_sides_are_dynamic(size: tuple[int, int]) -> None:
+    photo = TensorInfo("image", "uint8", (1, "H", "W", 3))
+    found = read_device_array(OnGpu(torch.zeros(1, *size, 3, dtype=torch.uint8)), photo, 0)
+    assert (found.shape, found.row_bytes) == ((1, *size, 3), size[0] * size[1] * 3)
+    for rows, channels in ((2, 3), (1, 4)):
+        wrong = OnGpu(torch.zeros(rows, *size, channels, dtype=torch.uint8))
+        with pytest.raises(InputError, match=r"expected image uint8 \[1, H, W, 3\] on GPU 0"):
+            read_device_array(wrong, photo, 0)
+
+
 def test_a_producer_that_refuses_is_named() -> None:
     held = OnGpu(torch.zeros(1, 2, 3, requires_grad=True))
     with pytest.raises(InputError, match="image: OnGpu gives no DLPack capsule: Can't export tensors that require gradient"):
