@@ -188,19 +188,25 @@ def _open_sides(bundle: Bundle, wanted: Wanted, meter: ReadMillijoules) -> Itera
         yield sides
 
 
-def call_of(bundle: Bundle, graph: str, batch: int) -> tuple[dict[str, Any], Sequence[str]]:
-    """What a graph is given and asked for: made-up pictures, each row's own top-1, and what an answer is served from."""
+def call_of(bundle: Bundle, graph: str, batch: int, photo: tuple[int, int] = PHOTO) -> tuple[dict[str, Any], Sequence[str]]:
+    """What a graph is given and asked for: made-up pictures, each row's own top-1, and what an answer is served from.
+
+    Args:
+        photo: height and width of pictures for graphs that resize them.
+    """
     manifest = bundle.manifest
-    feeds: dict[str, Any] = {"image": image_feed(manifest.image, manifest.input, sample_pictures(batch, *_input_size(bundle)))}
+    feeds: dict[str, Any] = {
+        "image": image_feed(manifest.image, manifest.input, sample_pictures(batch, *_input_size(bundle, photo)))
+    }
     if graph == "predict":
         return feeds, ("logits",)
     return feeds | {"class_index": np.full(batch, -1, np.int64)}, EXPLAIN_OUTPUTS
 
 
-def _input_size(bundle: Bundle) -> tuple[int, int]:
+def _input_size(bundle: Bundle, photo: tuple[int, int] = PHOTO) -> tuple[int, int]:
     """Height and width of what the graphs are given."""
     image = bundle.manifest.image
-    return PHOTO if bundle.manifest.input == "photo" else (image.height, image.width)
+    return photo if bundle.manifest.input == "photo" else (image.height, image.width)
 
 
 def _call(session: Session, feeds: Mapping[str, Any], outputs: Sequence[str]) -> object:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploykit.bundle import Bundle, sha256_of
-from deploykit.cli.bench_cases import call_of
+from deploykit.cli.bench_cases import PHOTO, call_of
 from deploykit.cli.bench_plans import gpu_time_ms
 from deploykit.engine.repeat import Timing
 from deploykit.plan import PLAN_NAME, PlanFile, PlanRecord
@@ -32,7 +32,8 @@ def plan_timing(bundle: Bundle, record: PlanRecord, graph: str, plugins: tuple[P
 
 
 def _timer(bundle: Bundle, record: PlanRecord, graph: str, plugins: tuple[Path, ...]) -> Callable[[bytes], float]:
-    feeds, outputs = call_of(bundle, graph, record.batch.opt)
+    photo = (record.sides.opt, record.sides.opt) if record.sides else PHOTO
+    feeds, outputs = call_of(bundle, graph, record.batch.opt, photo)
 
     def time_plan(plan: bytes) -> float:
         file = PlanFile(sha256_of(plan), len(plan), f"{record.precision}/{graph}.onnx", "", 0, False, {}, {})

@@ -38,7 +38,7 @@ def gpu(planned: Bundle) -> Iterator[RecordingDevice]:
     assert record is not None
     assert record.sides == SideRange(33, 64, 1200)
     with pytest.MonkeyPatch.context() as patch:
-        yield stand_in_for_gpu(patch, record.version)
+        yield stand_in_for_gpu(patch, planned, record.version)
 
 
 @pytest.fixture

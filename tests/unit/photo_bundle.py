@@ -63,7 +63,7 @@ def _golden(explain: bytes) -> bytes:
     return packed.getvalue()
 
 
-def stand_in_for_gpu(patch: pytest.MonkeyPatch, version: str) -> RecordingDevice:
+def stand_in_for_gpu(patch: pytest.MonkeyPatch, bundle: Bundle, version: str) -> RecordingDevice:
     """An A10 with TensorRT for RTX, where plans compute what ONNX Runtime makes of the graphs they were built from, one
     photo a run, as large as their record says."""
     device = RecordingDevice()
@@ -74,7 +74,7 @@ def stand_in_for_gpu(patch: pytest.MonkeyPatch, version: str) -> RecordingDevice
         assert record.sides is not None
         sides, session = (
             (record.sides.min, record.sides.max),
-            OrtSession(path.parents[2] / record.files[path.name].graph, threads=1),
+            OrtSession(bundle.file(record.files[path.name].graph), threads=1),
         )
         tensors = [_tensor(info, is_input=True, sides=sides) for info in session.inputs]
         tensors += [_tensor(info, is_input=False, sides=sides) for info in session.outputs]
@@ -83,6 +83,7 @@ def stand_in_for_gpu(patch: pytest.MonkeyPatch, version: str) -> RecordingDevice
     for module in ("runtime.plans", "cli.verify_plans"):
         patch.setattr(f"deploykit.{module}.find_gpu", lambda ordinal=0: GPU)
         patch.setattr(f"deploykit.{module}.load_flavour", lambda backend: Flavour(backend, version, None))
+    patch.setattr("deploykit.cli.build_timing.find_gpu", lambda: GPU)
     patch.setattr("deploykit.runtime.trt.load_plan", load)
     return device
 

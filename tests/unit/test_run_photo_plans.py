@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deploykit.bundle import Bundle, extend_bundle
+from deploykit.cli.build_timing import plan_timing
 from deploykit.errors import ImageError, InputError
-from deploykit.plan import BatchRange, PlanFile, PlanRecord, SideRange
+from deploykit.plan import BatchRange, PlanFile, PlanRecord, SideRange, read_record
 from deploykit.runtime import Classifier, Explainer, OrtSession, TrtSession
 from deploykit.runtime.opening import Answering, open_session
 from deploykit.server.batcher import Batcher
@@ -41,9 +43,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def gpu() -> Iterator[RecordingDevice]:
+def gpu(bundle: Bundle) -> Iterator[RecordingDevice]:
     with pytest.MonkeyPatch.context() as patch:
-        yield stand_in_for_gpu(patch, VERSION)
+        yield stand_in_for_gpu(patch, bundle, VERSION)
 
 
 @pytest.mark.parametrize("graph", ["predict", "explain"])
@@ -114,3 +116,12 @@ def test_a_photos_own_bytes_go_in_and_its_logits_come_back(bundle: Bundle, gpu: 
             classifier.classify(photo)
     assert [size for _, what, size in gpu.calls if what == "copy_in"] == [photo.nbytes for photo in PHOTOS]
     assert [size for _, what, size in gpu.calls if what == "copy_out"] == [3 * 4] * len(PHOTOS)
+
+
+def test_builds_are_timed_with_the_photo_that_their_profile_is_fastest_at(bundle: Bundle, gpu: RecordingDevice) -> None:
+    record = read_record(next(bundle.path.glob("plans/*")))
+    assert record is not None
+    timing = plan_timing(bundle, replace(record, files={}), "predict")
+    assert timing.gpu_time_ms is not None
+    assert timing.gpu_time_ms(b"ftrt") == 2  # steps of the stand-in's clock: the run, and the event behind it
+    assert {size for _, what, size in gpu.calls if what == "copy_in"} == {64 * 64 * 3}
