@@ -88,7 +88,7 @@ def check_size(name: str, width: int, height: int, limits: DecodeLimits, spec: I
     if min(width, height) < limits.min_side or (limits.max_side is not None and max(width, height) > limits.max_side):
         raise ImageError(
             f"{seen}, width and height may be {limits.min_side} to {limits.max_side or 'any number of'} pixels",
-            hint="resize the picture first; graphs exported without --embed-resize take other sizes too",
+            hint="resize the picture first; graphs exported without --embed-resize take any size, plans that of build --photo-size",
         )
     if width * height > limits.max_pixels:
         raise ImageError(

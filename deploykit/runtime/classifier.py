@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from deploykit.bundle import Bundle, Manifest
 from deploykit.errors import InputError, SessionError, UsageError
-from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, limits_for, load_pixels, normalize
+from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, load_pixels, normalize
 from deploykit.runtime.opening import Answering, open_session
+from deploykit.runtime.photo_limits import photo_limits
 from deploykit.runtime.session import Session
 from deploykit.spec import ImageSpec, Precision
 
@@ -56,7 +57,7 @@ class Classifier:
         self.session = session
         self.manifest = manifest
         self.labels = labels
-        self.limits = limits_for(manifest.input, limits)
+        self.limits = photo_limits(session, manifest.input, limits)
 
     @classmethod
     def open(

@@ -19,7 +19,7 @@ from deploykit.runtime.cam import METHODS
 from deploykit.runtime.classifier import Pictures, image_feeds
 from deploykit.runtime.maps import normalize_map
 from deploykit.runtime.opening import Answering, open_session
-from deploykit.runtime.session import Array, Session
+from deploykit.runtime.session import Array, Session, TensorInfo
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -79,6 +79,11 @@ class ExplainGraphs:
     @property
     def _precision(self) -> str:
         return str(self._answering.precision)
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The tensors that the explain graph takes."""
+        return self._session("explain").inputs
 
     def answer(self, pixels: Pictures, classes: Indices, method: str, layer: str | None) -> RawAnswer:
         """Answer and explain pictures, each for its own class (-1: its own likeliest)."""

@@ -9,12 +9,13 @@ from PIL import Image
 
 from deploykit.bundle import Bundle
 from deploykit.errors import UsageError
-from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, decode, graph_pixels, limits_for, placement
+from deploykit.image import DEFAULT_LIMITS, DecodeLimits, Source, decode, graph_pixels, placement
 from deploykit.runtime.classes import ClassName, ClassNames, find_class, find_classes
 from deploykit.runtime.explain_graphs import ExplainGraphs, RawAnswer, check_request
 from deploykit.runtime.explanation import Explanation
 from deploykit.runtime.maps import has_evidence, normalize_map
 from deploykit.runtime.opening import Answering
+from deploykit.runtime.photo_limits import photo_limits
 from deploykit.runtime.reading import Reading, read_logits
 from deploykit.spec import Precision
 
@@ -37,7 +38,7 @@ class Explainer:
         self.graphs = graphs
         self.manifest = graphs.bundle.manifest
         self.labels = graphs.bundle.labels()
-        self.limits = limits_for(self.manifest.input, limits)
+        self.limits = photo_limits(graphs, self.manifest.input, limits)
 
     @classmethod
     def open(

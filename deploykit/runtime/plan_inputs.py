@@ -24,11 +24,15 @@ def describe_tensors(
     inputs differ in size and the plan takes one row a run, it is 1, as in the graph: photos do not make an array together.
     """
     is_single = engine.batch.max == 1 and any(t.varies for t in engine.tensors)
-    described = [
-        (t, TensorInfo(t.name, t.dtype, (1 if is_single else "N", *_row_dims(t)), value_ranges.get(t.name) if t.is_input else None))
-        for t in engine.tensors
-    ]
-    return tuple(info for t, info in described if t.is_input), tuple(info for t, info in described if not t.is_input)
+    rows = 1 if is_single else "N"
+    return (
+        tuple(
+            TensorInfo(t.name, t.dtype, (rows, *_row_dims(t)), value_ranges.get(t.name), _sides(t))
+            for t in engine.tensors
+            if t.is_input
+        ),
+        tuple(TensorInfo(t.name, t.dtype, (rows, *t.row_shape)) for t in engine.tensors if not t.is_input),
+    )
 
 
 def check_plan_feeds(
@@ -86,6 +90,13 @@ def _row_dims(tensor: PlanTensor) -> tuple[int | str, ...]:
     if _is_photo(tensor):
         return ("H", "W", tensor.row_shape[-1])
     return tuple("?" if low < high else high for low, high in zip(tensor.least_shape, tensor.row_shape, strict=True))
+
+
+def _sides(tensor: PlanTensor) -> tuple[int, int] | None:
+    """The least and greatest height and width of photos; None where an input is none."""
+    if tensor.least_shape is None or not _is_photo(tensor):
+        return None
+    return max(tensor.least_shape[:2]), min(tensor.row_shape[:2])
 
 
 def _is_photo(tensor: PlanTensor) -> bool:

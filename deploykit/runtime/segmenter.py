@@ -15,9 +15,10 @@ from PIL import Image
 
 from deploykit.bundle import Bundle, Manifest
 from deploykit.errors import SessionError
-from deploykit.image import DEFAULT_LIMITS, CropBox, DecodeLimits, Source, decode, graph_pixels, limits_for, placement
+from deploykit.image import DEFAULT_LIMITS, CropBox, DecodeLimits, Source, decode, graph_pixels, placement
 from deploykit.runtime.classifier import Pictures, label_of, open_for, open_predict, run_predict, softmax
 from deploykit.runtime.maps import pixel_centres, resample, scale_box
+from deploykit.runtime.photo_limits import photo_limits
 from deploykit.runtime.session import Session
 from deploykit.spec import ImageSpec, Precision
 
@@ -90,7 +91,7 @@ class Segmenter:
         self.session = session
         self.manifest = manifest
         self.labels = labels
-        self.limits = limits_for(manifest.input, limits)
+        self.limits = photo_limits(session, manifest.input, limits)
 
     @classmethod
     def open(

@@ -35,12 +35,14 @@ class TensorInfo:
         dtype: numpy's name, such as ``uint8``.
         shape: a number where the dimension is fixed, its name (``N``) where it is dynamic.
         value_range: the least and greatest value of a normalized picture, where the graph takes one and says so.
+        sides: the least and greatest height and width of a photo, where a plan resizes it.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     value_range: tuple[float, float] | None = None
+    sides: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"

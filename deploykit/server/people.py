@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from deploykit.errors import RequestError
 from deploykit.image.formats import SUFFIXES
+from deploykit.runtime.photo_limits import photo_limits
 from deploykit.server.batch_queue import Answer
 from deploykit.server.gate import json_response
 from deploykit.server.pictures import Seen, explain_photo, see, tell_logits
@@ -148,7 +149,8 @@ async def _predict(
     before = note.elapsed_ms()
 
     def see_and_ask() -> "tuple[Seen, Future[Answer]]":
-        seen = see(partial(_picture, request, body, state.settings), state.settings.limits, manifest)
+        limits = photo_limits(graphs.predict, manifest.input, state.settings.limits)
+        seen = see(partial(_picture, request, body, state.settings), limits, manifest)
         note.stages_ms["decode"] = seen.decode_ms
         return seen, graphs.predict.submit({"image": seen.image}, ["logits"], deadline)
 

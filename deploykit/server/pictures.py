@@ -18,7 +18,7 @@ from PIL import Image
 
 from deploykit.bundle import Manifest
 from deploykit.errors import RequestError
-from deploykit.image import DecodeLimits, decode, graph_pixels, limits_for
+from deploykit.image import DecodeLimits, decode, graph_pixels
 from deploykit.image.formats import HEAD_BYTES, describe, identify
 from deploykit.runtime import ClassShare, Explainer, Explanation, Prediction
 from deploykit.runtime.classifier import image_feed
@@ -54,13 +54,14 @@ def see(read: Callable[[], bytes | bytearray], limits: DecodeLimits, manifest: M
 
     Args:
         read: gives the picture's bytes.
+        limits: see `deploykit.runtime.photo_limits`.
 
     Raises:
         RequestError: 415, a file of a format that is not read.
         ImageError: a picture beyond the limits, or damaged.
     """
     start = time.perf_counter()
-    photo = open_photo(read(), limits_for(manifest.input, limits), manifest.image)
+    photo = open_photo(read(), limits, manifest.image)
     image = image_feed(manifest.image, manifest.input, graph_pixels(photo, manifest.image, manifest.input)[None])
     return Seen(image, photo.size, (time.perf_counter() - start) * 1e3)
 

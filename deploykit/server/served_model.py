@@ -11,16 +11,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from deploykit.bundle import Bundle
 from deploykit.bundle.manifest import MANIFEST_NAME, Manifest, sha256_of
 from deploykit.errors import BundleError, ParityError, RequestError, UsageError
+from deploykit.image import DEFAULT_LIMITS, DecodeLimits
 from deploykit.parity import compare_logits
 from deploykit.runtime import Explainer, Session
 from deploykit.runtime.cam import METHODS
 from deploykit.runtime.classifier import run_predict
 from deploykit.runtime.explain_graphs import INPUT_METHODS, ExplainGraphs
 from deploykit.runtime.opening import Answering, open_session
+from deploykit.runtime.photo_limits import photo_limits
 from deploykit.server.batcher import Batcher
 from deploykit.server.cores import Cores
 from deploykit.server.settings import Settings
@@ -210,9 +213,8 @@ def _check_golden(bundle: Bundle, precision: Precision, session: Session) -> Non
     """Ask for the golden vectors where there are some; this warms the session up as well."""
     manifest = bundle.manifest
     if "golden.npz" not in manifest.files:
-        run_predict(
-            session, manifest.image, manifest.input, np.zeros((1, manifest.image.height, manifest.image.width, 3), np.uint8)
-        )
+        grey = _grey(manifest, photo_limits(session, manifest.input, DEFAULT_LIMITS))
+        run_predict(session, manifest.image, manifest.input, grey[None])
         return
     golden = bundle.golden()
     record = compare_logits(
@@ -234,10 +236,17 @@ def _check_golden(bundle: Bundle, precision: Precision, session: Session) -> Non
 
 def _open_all(explainer: Explainer, bundle: Bundle, precision: Precision) -> None:
     """Explain a grey picture by every way, so that no graph is opened later, when another bundle may stand in this one's place."""
-    grey = np.full((bundle.manifest.image.height, bundle.manifest.image.width, 3), 128, np.uint8)
+    grey = _grey(bundle.manifest, explainer.limits)
     explainer.explain_classes(grey, [0])
     if f"{precision}/input_gradients.onnx" in bundle.manifest.files:
         explainer.explain([grey], method="guided-backprop")
+
+
+def _grey(manifest: Manifest, limits: DecodeLimits) -> npt.NDArray[np.uint8]:
+    """A grey picture of the network's size, or of the nearest that is taken: a plan may take larger photos alone."""
+    sides = (manifest.image.height, manifest.image.width)
+    height, width = (min(max(side, limits.min_side), limits.max_side or side) for side in sides)
+    return np.full((height, width, 3), 128, np.uint8)
 
 
 def _methods(bundle: Bundle, graphs: Mapping[Precision, Graphs]) -> tuple[str, ...]:
@@ -246,11 +255,9 @@ def _methods(bundle: Bundle, graphs: Mapping[Precision, Graphs]) -> tuple[str, .
     precision, first = next(iter(graphs.items()))
     if first.explainer is None:
         return ()
-    spec = bundle.manifest.image
-    grey = np.full((spec.height, spec.width, 3), 128, np.uint8)
     can = list(METHODS)
     try:
-        first.explainer.explain([grey], method="cam")
+        first.explainer.explain([_grey(bundle.manifest, first.explainer.limits)], method="cam")
     except UsageError:
         can.remove("cam")
     at_input = INPUT_METHODS if f"{precision}/input_gradients.onnx" in bundle.manifest.files else ()

@@ -90,11 +90,11 @@ def test_bench_measures_the_plans(planned: Bundle, gpu: RecordingDevice, deployk
     assert [case["batch"] for case in cases if "recording-rt" in case["backend"]] == [1, 1]
 
 
-def test_a_photo_outside_of_the_profile_is_one_error_with_the_way_on(
-    planned: Bundle, gpu: RecordingDevice, deploykit_here: Deploykit, tmp_path: Path
+def test_a_photo_outside_of_the_profile_is_named_and_the_others_are_answered(
+    planned: Bundle, gpu: RecordingDevice, photos: list[Path], deploykit_here: Deploykit, tmp_path: Path
 ) -> None:
     Image.new("RGB", (1201, 40)).save(tmp_path / "wide.png")
-    done = deploykit_here("predict", planned.path, tmp_path / "wide.png", *RTX)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "a photo of 1201 x 40 pixels; the plan takes [1, 33 to 1200, 33 to 1200, 3]" in done.stderr
+    done = deploykit_here("predict", planned.path, tmp_path / "wide.png", *photos, *RTX, "--json")
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, len(photos))
+    assert "wide.png: 1201 x 40 pixels, width and height may be 33 to 1200 pixels" in done.stderr
     assert "--photo-size" in done.stderr

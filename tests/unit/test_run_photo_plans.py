@@ -1,5 +1,6 @@
 """Plans of graphs that resize photos, behind classifier, explainer and the server's batcher: they answer as their graphs do."""
 
+import io
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,18 +8,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from deploykit.bundle import Bundle, extend_bundle
 from deploykit.cli.build_timing import plan_timing
 from deploykit.errors import ImageError, InputError
+from deploykit.image import DecodeLimits
 from deploykit.plan import BatchRange, PlanFile, PlanRecord, SideRange, read_record
 from deploykit.runtime import Classifier, Explainer, OrtSession, TrtSession
 from deploykit.runtime.opening import Answering, open_session
+from deploykit.server.app import make_app
 from deploykit.server.batcher import Batcher
 from deploykit.server.settings import BatchSettings
 from deploykit.spec import Precision
 from tests.recording_device import RecordingDevice
 from tests.unit.photo_bundle import PHOTOS, make_photo_bundle, stand_in_for_gpu
+from tests.unit.served import SETTINGS, start
 
 VERSION = "1.7.1.116"
 RTX = "tensorrt-rtx"
@@ -55,9 +60,10 @@ def test_a_plan_describes_itself_as_its_graph_does(graph: str, bundle: Bundle, g
         OrtSession(bundle.file(f"fp32/{graph}.onnx")) as graph_session,
     ):
         assert isinstance(plan, TrtSession)
-        assert plan.inputs == graph_session.inputs
+        assert [replace(info, sides=None) for info in plan.inputs] == list(graph_session.inputs)
         assert plan.outputs == graph_session.outputs
         assert str(plan.inputs[0]) == "image uint8 [1, H, W, 3]"
+        assert [info.sides for info in plan.inputs] == [(33, 96), None][: len(plan.inputs)]
 
 
 def test_a_classifier_answers_photos_of_several_sizes_from_its_plan(bundle: Bundle, gpu: RecordingDevice) -> None:
@@ -100,14 +106,39 @@ def test_a_photo_that_the_graph_takes_and_the_plan_does_not_is_refused_with_the_
     bundle: Bundle, gpu: RecordingDevice
 ) -> None:
     large = np.zeros((120, 50, 3), np.uint8)
-    with Classifier.open(bundle) as here, Classifier.open(bundle, backend=RTX) as there:
+    with (
+        Classifier.open(bundle) as here,
+        Classifier.open(bundle, backend=RTX) as there,
+        Explainer.open(bundle, backend=RTX) as shows,
+    ):
         assert here.classify(large)
-        with pytest.raises(InputError, match=r"\[1, 120, 50, 3\], .*; the plan takes \[1, 33 to 96, 33 to 96, 3\]") as caught:
-            there.classify(large)
-        assert "--photo-size" in str(caught.value.hint)
-        # Beyond what any such graph takes it is the picture that is refused, as ever.
-        with pytest.raises(ImageError, match="width and height may be 8 to 4096 pixels"):
-            there.classify(np.zeros((7, 50, 3), np.uint8))
+        for refuse in (there.classify, lambda photo: shows.explain([photo])):
+            for photo in (large, large[:32]):
+                with pytest.raises(ImageError, match=r"50 x (120|32) pixels, width and height may be 33 to 96 pixels") as caught:
+                    refuse(photo)
+                assert "--photo-size" in str(caught.value.hint)
+        with pytest.raises(InputError, match=r"\[1, 120, 50, 3\], .*; the plan takes \[1, 33 to 96, 33 to 96, 3\]"):
+            there.logits([large])
+
+
+def test_limits_that_are_narrower_than_the_plans_stay(bundle: Bundle, gpu: RecordingDevice) -> None:
+    with Classifier.open(bundle, backend=RTX, limits=DecodeLimits(min_side=40, max_side=64)) as classifier:
+        assert (classifier.limits.min_side, classifier.limits.max_side) == (40, 64)
+    with Classifier.open(bundle, limits=DecodeLimits(max_side=5000)) as classifier:
+        assert (classifier.limits.min_side, classifier.limits.max_side) == (8, 4096)
+
+
+def test_a_server_names_the_sides_of_its_plan_and_decodes_no_photo_beyond_them(bundle: Bundle, gpu: RecordingDevice) -> None:
+    settings = replace(SETTINGS, backend=RTX)
+    with TestClient(make_app(start({"photos": bundle.path}, settings)), raise_server_exceptions=False) as client:
+        for verb in ("predict", "explain"):
+            for photo, status in ((PHOTOS[0], 200), (np.zeros((97, 50, 3), np.uint8), 422)):
+                packed = io.BytesIO()
+                Image.fromarray(photo).save(packed, "PNG")
+                answer = client.post(f"/v1/models/photos:{verb}", content=packed.getvalue(), headers={"content-type": "image/png"})
+                assert answer.status_code == status, answer.text
+            assert "50 x 97 pixels, width and height may be 33 to 96 pixels" in answer.json()["error"]
+    assert gpu.left == {}
 
 
 def test_a_photos_own_bytes_go_in_and_its_logits_come_back(bundle: Bundle, gpu: RecordingDevice) -> None:
