@@ -27,7 +27,8 @@ TOLERANCES = {
     Precision.FP32: 1e-4,
     # A float16 has 11 significant bits (5e-4); rounding errors of a hundred layers add up like a random walk.
     Precision.FP16: 2e-2,
-    # Every activation is rounded to one of 255 values. Agreement on real images is the measure; this only catches a broken graph.
+    # Every activation is rounded to one of 255 values. Agreement on real images is the measure; this only catches a broken graph,
+    # where nothing says what was measured when it was made (`deploykit.cli.recorded`).
     Precision.INT8: 5e-1,
 }
 
@@ -65,6 +66,9 @@ class ParityRecord:
         relative_difference: the same divided by the largest absolute logit of the reference.
         tolerance: the largest relative difference that passes.
         top1_agreement: share of rows whose highest logit has the same index, 0 to 1.
+        noise: root mean square of the difference, over that of the reference. One value among thousands moves the largest
+            difference, and hardly this.
+        noise_tolerance: the largest noise that passes; None holds it to nothing.
     """
 
     reference: str
@@ -75,11 +79,14 @@ class ParityRecord:
     relative_difference: float
     tolerance: float
     top1_agreement: float
+    noise: float
+    noise_tolerance: float | None = None
 
     @property
     def is_equal(self) -> bool:
-        """Whether the difference stays within the tolerance. NaN never does."""
-        return self.relative_difference <= self.tolerance
+        """Whether what was compared stays within its tolerances. NaN never does."""
+        is_quiet = self.noise_tolerance is None or self.noise <= self.noise_tolerance
+        return self.relative_difference <= self.tolerance and is_quiet
 
     def to_json(self) -> dict[str, Any]:
         """The record as it stands in a manifest."""
@@ -191,7 +198,8 @@ def compare_logits(
             f"{reference_name} gives the same logits for {pictures} different pictures, so a comparison proves nothing",
             hint="look for dead layers, or an output that does not depend on the image",
         )
-    difference = float(np.abs(reference - candidate).max())
+    apart = reference - candidate
+    difference = float(np.abs(apart).max())
     return ParityRecord(
         reference=reference_name,
         candidate=candidate_name,
@@ -201,7 +209,12 @@ def compare_logits(
         relative_difference=difference / scale,
         tolerance=TOLERANCES[precision],
         top1_agreement=float((reference.argmax(1) == candidate.argmax(1)).mean()),
+        noise=_root_mean_square(apart) / (_root_mean_square(reference) or 1.0),
     )
+
+
+def _root_mean_square(values: Floats) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle import Bundle, Stage
+from deploykit.cli.embed_resize import read_float_graph
 from deploykit.cli.explain_graphs import open_graphs, relative_difference
 from deploykit.cli.export_bundle import add_graph
+from deploykit.cli.golden_record import hear_golden
+from deploykit.cli.node_noise import measure_nodes, nodes_name, to_text
 from deploykit.errors import GraphError, ParityError
 from deploykit.graph.explain import make_explain_graph
 from deploykit.graph.gradient_check import GradientCheck, check_gradients
-from deploykit.graph.half import read_apart
+from deploykit.graph.half import make_rounding_graph, read_apart
 from deploykit.graph.input_gradients import make_input_gradients_graph
 from deploykit.graph.tail import make_tail_graph
 from deploykit.parity import MapRecord, compare_maps
@@ -46,6 +49,7 @@ it."""
 
 EXPLAIN_GRAPHS = ("explain.onnx", "explain_tail.onnx", "input_gradients.onnx")
 _PACKAGES = ("onnx", "onnxruntime", "numpy")
+_ROUNDED = "rounded.onnx"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +70,10 @@ def add_precision(
     made_from: Mapping[str, str],
     parity: Mapping[str, Any],
     file_suffix: str = "",
+    signed: "onnx.ModelProto | None" = None,
 ) -> None:
-    """Add a predict graph and whatever of it explains, as the bundle's float graphs do.
+    """Add a predict graph and whatever of it explains, as the bundle's float graphs do; and what ``verify`` holds them to later:
+    how far its answers to the golden pictures, and each of its nodes, are from float32.
 
     Args:
         stage: from `deploykit.bundle.extend_bundle`.
@@ -77,14 +83,18 @@ def add_precision(
         made_from: what the predict graph was made from, by file name, with digests.
         parity: how the predict graph was compared.
         file_suffix: ``_cpu`` for the CPU twin: ``int8/predict_cpu.onnx`` and so on.
+        signed: of the CPU twin, the graph in TensorRT's shape that it must be like.
 
     Raises:
         ParityError: the logits are not the predict graph's to the bit, or the gradients are wrong.
         GraphError: an operator behind the layer has no gradient rule.
     """
     source = f"{precision}/predict{file_suffix}.onnx"
-    add_graph(stage, source, predict, made_from=made_from, packages=_PACKAGES, parity=parity)
+    heard = hear_golden(bundle, precision, predict, signed)
+    nodes = to_text(measure_nodes(bundle, read_float_graph(bundle), predict, precision))
+    add_graph(stage, source, predict, made_from=made_from, packages=_PACKAGES, parity={**parity, **heard})
     origin = {**made_from, source: stage.manifest.files[source].sha256}
+    stage.add(nodes_name(source), nodes.encode(), made_from=origin)
     made = make_precision_graphs(bundle, precision, predict, pixels, is_twin=bool(file_suffix))
     for name, graph in made.graphs.items():
         stem = name.removesuffix(".onnx")
@@ -124,7 +134,9 @@ def _prove(
     bundle: Bundle, precision: Precision, graphs: Mapping[str, "onnx.ModelProto"], pixels: npt.NDArray[np.uint8]
 ) -> dict[str, Any]:
     feed = image_feed(bundle.manifest.image, bundle.manifest.input, pixels)
-    with open_graphs(graphs) as sessions:
+    # ONNX Runtime's CPU drops FP16's rounding between nodes; verify puts it in, so the record of the maps has it too.
+    rounded = {_ROUNDED: make_rounding_graph(graphs["explain.onnx"])} if precision == Precision.FP16 else {}
+    with open_graphs({**graphs, **rounded}) as sessions:
         logits = sessions["predict.onnx"].run({"image": feed})["logits"]
         explain = sessions["explain.onnx"]
         answer = explain.run({"image": feed, "class_index": np.full(len(feed), -1, np.int64)})
@@ -135,7 +147,7 @@ def _prove(
         if tail := sessions.get("explain_tail.onnx"):
             _require_same_tail(tail, answer, precision)
         from_float = _compare_with_float_tail(bundle, precision, answer)
-        maps = _compare_with_golden(bundle, precision, explain)
+        maps = _compare_with_golden(bundle, precision, sessions.get(_ROUNDED, explain))
     return _record(guard, from_float, maps, precision)
 
 

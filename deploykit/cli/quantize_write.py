@@ -59,6 +59,7 @@ def write_int8(
                 made_from=origin,
                 parity=_parity(agreement, wishes.min_agreement),
                 file_suffix=suffix,
+                signed=candidate.quantized.graph if suffix else None,
             )
         sizes = {name: _bytes_of(stage, name) for name in (FLOAT, TENSORRT, TWIN)}
         verdict = make_verdict(bundle.manifest.model.family, found, made, wishes, pictures, sizes, labelled)

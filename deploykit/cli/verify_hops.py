@@ -1,8 +1,10 @@
 """The hops of ``deploykit verify`` that ONNX Runtime can take: golden vectors -> fp32 graph -> graph at a further precision.
 
 Each graph is asked for the golden pictures at several batch sizes, those of the bundle's plans among them, and compared with the
-stage before it. ONNX Runtime's CPU computes FP16 in float32 and drops the rounding between two nodes, so there FP16 is judged by a
-graph that rounds every tensor as a device does, where onnx is installed to make it.
+stage before it. A graph of a further precision is held to what was measured when it was written (`deploykit.cli.recorded`), where
+onnx is installed node by node too, and the CPU twin to the graph in TensorRT's shape. ONNX Runtime's CPU computes FP16 in float32
+and drops the rounding between two nodes, so there FP16 is judged by a graph that rounds every tensor as a device does, where onnx
+is installed to make it.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.checks import Check, attempt
 from deploykit.cli.plan_files import plan_folders
+from deploykit.cli.recorded import AS_WRITTEN, Margin, Recorded, read_recorded, read_recorded_twin
 from deploykit.errors import BundleError, EngineError, ParityError, SessionError
 from deploykit.parity import BATCH_SIZES, MapRecord, ParityRecord, batches_of, compare_logits, compare_maps
 from deploykit.plan import read_record
@@ -96,6 +99,8 @@ def check_graph_hops(bundle: Bundle, provider: str) -> list[Check]:
             names = [f"{precision}/{kind}{suffix}" for suffix in ("", TWIN_SUFFIX)]
             there = [name for name in names if f"{name}.onnx" in bundle.manifest.files]
             checks += [attempt(name, partial(_check_graph, chain, name, precision)) for name in there]
+            if kind == "predict" and len(there) == len(names):
+                checks.append(attempt(f"{precision}/twin", partial(_check_twin, chain, there[0], there[1], precision)))
     return checks
 
 
@@ -140,10 +145,17 @@ def ask(
 
 @dataclass(frozen=True)
 class Hop:
-    """One stage compared with the one before it."""
+    """One stage compared with the one before it.
+
+    Args:
+        recorded: what was measured when the stage was written, where the tolerances come from that.
+        reason: of these tolerances.
+    """
 
     logits: ParityRecord
     maps: MapRecord | None
+    recorded: Recorded | None = None
+    reason: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -151,14 +163,23 @@ class Hop:
         return self.logits.is_equal and (self.maps is None or self.maps.is_equal)
 
     def __str__(self) -> str:
-        logits = self.logits
-        text = f"{logits.relative_difference:.1e} of the largest logit from {logits.reference}, {logits.tolerance:.0e} allowed"
-        maps = f"; maps differ by {self.maps}" if self.maps else ""
-        return f"{text}{maps}; batches of {', '.join(map(str, logits.batch_sizes))} on {logits.candidate}"
+        logits, recorded = self.logits, self.recorded
+        text = f"{logits.relative_difference:.1e} of the largest logit from {logits.reference}"
+        if recorded is None:
+            text += f", {logits.tolerance:.0e} allowed"
+        else:
+            text += f" ({recorded.relative_difference:.1e} recorded, {logits.tolerance:.1e} allowed)"
+            reason = f": {self.reason}" if self.reason else ""
+            text += f", noise {logits.noise:.1e} ({recorded.noise:.1e} recorded, {logits.noise_tolerance:.1e} allowed{reason})"
+        if self.maps:
+            was = f" ({recorded.maps[0]:.1e} recorded, worst {recorded.maps[1]:.1e})" if recorded and recorded.maps else ""
+            text += f"; maps differ by {self.maps}{was}"
+        return f"{text}; batches of {', '.join(map(str, logits.batch_sizes))} on {logits.candidate}"
 
     def to_json(self) -> dict[str, Any]:
-        """Both comparisons, as a check records them."""
-        return self.logits.to_json() | (self.maps.to_json() if self.maps else {})
+        """What was seen, what is allowed, and what was recorded, as a check has it."""
+        maps = self.maps.to_json() if self.maps else {}
+        return self.logits.to_json() | maps | {"recorded": self.recorded.to_json() if self.recorded else None}
 
 
 def compare_hop(reference: Answers, asked: Asked, precision: Precision, sizes: Sequence[int]) -> Hop:
@@ -177,6 +198,17 @@ def compare_hop(reference: Answers, asked: Asked, precision: Precision, sizes: S
     return Hop(logits, maps)
 
 
+def judge_hop(hop: Hop, recorded: Recorded | None, precision: Precision, margin: Margin) -> Hop:
+    """A comparison held to what was recorded, if anything was."""
+    if recorded is None:
+        return hop
+    maps = recorded.judge_maps(hop.maps, precision) if hop.maps else None
+    return Hop(recorded.judge(hop.logits, precision, margin), maps, recorded, margin.reason)
+
+
+UNRECORDED = "; written before what was measured was recorded, so only a broken graph fails (make the precision again with --force)"
+
+
 def _check_graph(chain: Chain, name: str, precision: Precision) -> Check:
     bundle, kind = chain.bundle, name.removesuffix(TWIN_SUFFIX).split("/")[1]
     before, sizes = chain.before(name), chain.sizes(precision)
@@ -185,10 +217,48 @@ def _check_graph(chain: Chain, name: str, precision: Precision) -> Check:
     label = f"asking {name} for the golden pictures"
     with OrtSession(graph, provider=chain.provider) as session, console.progress(label, steps) as advance:
         asked = ask(bundle, session, kind, sizes, advance)
-    hop = compare_hop(before, asked, precision, sizes)
-    if hop.is_equal:
-        return Check(name, True, f"{hop}{note}", parity=hop.to_json())
-    return Check(name, False, f"{hop}{note}. {_where(chain, name, precision)}", parity=hop.to_json())
+    recorded = read_recorded(bundle, precision, kind, TWIN_SUFFIX if name.endswith(TWIN_SUFFIX) else "")
+    hop = judge_hop(compare_hop(before, asked, precision, sizes), recorded, precision, AS_WRITTEN)
+    if recorded is None and precision != Precision.FP32:
+        note += UNRECORDED
+    beyond, compared = _check_nodes(chain, name, precision)
+    parity = hop.to_json() | {"nodes": compared}
+    if hop.is_equal and beyond is None:
+        inside = f"; each of {compared} nodes and weights as recorded" if compared else ""
+        return Check(name, True, f"{hop}{note}{inside}", parity=parity)
+    return Check(name, False, f"{hop}{note}. {beyond or _where(chain, name, precision)}", parity=parity)
+
+
+def _check_nodes(chain: Chain, name: str, precision: Precision) -> tuple[str | None, int]:
+    """The node that is not as it was recorded, and how many were compared: none where onnx is missing, or the record."""
+    reference = f"{Precision.FP32}/predict.onnx"
+    if precision == Precision.FP32 or reference not in chain.bundle.manifest.files or find_spec("onnx") is None:
+        return None, 0
+    # Imported here because it needs onnx, which a machine that only serves bundles does not have.
+    from deploykit.cli.verify_nodes import check_nodes
+
+    return check_nodes(chain.bundle, reference, f"{name}.onnx", precision, chain.provider)
+
+
+def _check_twin(chain: Chain, signed: str, twin: str, precision: Precision) -> Check:
+    """The CPU twin stands for the numbers of the graph in TensorRT's shape, and answers as it did beside it when both were made: it
+    rounds in more places, so they are not equal."""
+    bundle, unlike = chain.bundle, None
+    with OrtSession(bundle.file(f"{signed}.onnx"), provider=chain.provider) as session:
+        reference = replace(ask(bundle, session, "predict").answers, name=signed)
+    with OrtSession(bundle.file(f"{twin}.onnx"), provider=chain.provider) as session:
+        asked = ask(bundle, session, "predict")
+    recorded = read_recorded_twin(bundle, f"{twin}.onnx")
+    hop = judge_hop(compare_hop(reference, asked, precision, (len(reference.logits),)), recorded, precision, AS_WRITTEN)
+    note = "" if recorded else UNRECORDED
+    if find_spec("onnx") is not None:
+        from deploykit.cli.verify_nodes import check_integers  # see above
+
+        unlike = check_integers(bundle, f"{twin}.onnx")
+        note += "" if unlike else "; the same integers, scales and zero points"
+    return Check(
+        f"{precision}/twin", hop.is_equal and unlike is None, f"{hop}{note}{f'. {unlike}' if unlike else ''}", parity=hop.to_json()
+    )
 
 
 def judged_graph(path: Path, precision: Precision, provider: str) -> tuple[Path | bytes, str]:

@@ -1,6 +1,8 @@
 """Where two graphs part: inner tensors of both, run on the same pictures, compared in graph order where their names match.
 
-Apart from verify_hops.py because it needs onnx, which a machine that only serves bundles does not have.
+Graphs of a further precision are held, node by node, to what was recorded when they were written (`deploykit.cli.node_noise`), and
+a CPU twin to the integers of the graph in TensorRT's shape. Apart from verify_hops.py because it needs onnx, which a machine that
+only serves bundles does not have.
 """
 
 from collections.abc import Mapping
@@ -11,11 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from deploykit.bundle import Bundle
+from deploykit.cli.node_noise import PICTURES, first_beyond, measure_nodes, nodes_name, read_nodes
 from deploykit.graph.files import read_graph
 from deploykit.graph.half import expose_floats, make_rounding_graph
 from deploykit.graph.half.ranges import module_text
 from deploykit.parity import TOLERANCES
+from deploykit.quantization.stored import first_unlike
 from deploykit.runtime.classifier import image_feed
+from deploykit.runtime.opening import TWIN_SUFFIX
 from deploykit.runtime.ort import OrtSession
 from deploykit.spec import Precision
 
@@ -23,13 +28,38 @@ if TYPE_CHECKING:
     import onnx
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-PICTURES = 2
-"""With every tensor laid open a picture of EfficientNet-B3 takes 400 MB."""
 
 
 def rounded(path: Path) -> bytes:
     """An FP16 graph as a device computes it, for ONNX Runtime's CPU; see `deploykit.graph.half.rounding`."""
     return make_rounding_graph(read_graph(path)).SerializeToString()
+
+
+def check_nodes(bundle: Bundle, reference: str, candidate: str, precision: Precision, provider: str) -> tuple[str | None, int]:
+    """Hold a graph, node by node, to the record that was made when it was written.
+
+    Args:
+        reference, candidate: files of the bundle. precision: the candidate's.
+
+    Returns:
+        The first node that is further from float32 than recorded, as a sentence, or None; and how many were compared, 0 where the
+        bundle has no such record.
+
+    Raises:
+        BundleError: the record is damaged.
+    """
+    name = nodes_name(candidate)
+    if name not in bundle.manifest.files:
+        return None, 0
+    graph, recorded = read_graph(bundle.file(candidate)), read_nodes(bundle, name)
+    seen = measure_nodes(bundle, read_graph(bundle.file(reference)), graph, precision, provider)
+    return first_beyond(graph, seen, recorded, precision), len(seen.keys() & recorded.keys())
+
+
+def check_integers(bundle: Bundle, twin: str) -> str | None:
+    """The first node at which a CPU twin does not stand for the numbers of its graph in TensorRT's shape, as a sentence."""
+    signed = twin.replace(f"{TWIN_SUFFIX}.onnx", ".onnx")
+    return first_unlike(read_graph(bundle.file(signed)), read_graph(bundle.file(twin)))
 
 
 def locate_difference(bundle: Bundle, reference: str, candidate: str, precision: Precision, provider: str) -> str:
