@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from deploykit.bundle import Bundle
+from deploykit.bundle.reader import GOLDEN_NAME
 from deploykit.cli import console
 from deploykit.cli.build_plans import BuiltPlans, Wishes, build_plans
 from deploykit.cli.options import bundle_argument, warn_if_untrained
@@ -117,7 +118,9 @@ def _batch(bundle: Bundle, text: str | None) -> BatchRange:
 
 def _sides(bundle: Bundle, text: str | None) -> SideRange | None:
     if bundle.manifest.input == "photo":
-        return SideRange.parse(text) if text else SideRange()
+        sides = SideRange.parse(text) if text else SideRange()
+        _require_golden(bundle, sides)
+        return sides
     if text is not None:
         image = bundle.manifest.image
         raise UsageError(
@@ -125,6 +128,24 @@ def _sides(bundle: Bundle, text: str | None) -> SideRange | None:
             hint="make such graphs with: deploykit export MODEL --embed-resize",
         )
     return None
+
+
+def _require_golden(bundle: Bundle, sides: SideRange) -> None:
+    """A plan is held against the golden photos before it is served, so it must take them.
+
+    Raises:
+        UsageError: it would not.
+    """
+    if GOLDEN_NAME not in bundle.manifest.files:
+        return
+    height, width = bundle.golden().image.shape[1:3]
+    least, greatest = min(sides.min, height, width), max(sides.max, height, width)
+    if (least, greatest) != (sides.min, sides.max):
+        raise UsageError(
+            f"--photo-size {sides} leaves out the golden photos of {bundle.path}, {width} x {height} pixels, which a plan "
+            "is asked for by verify and serve",
+            hint=f"take {SideRange(least, sides.opt, greatest)}; it is fastest at {sides.opt} all the same",
+        )
 
 
 def _parse_target(text: str) -> str:

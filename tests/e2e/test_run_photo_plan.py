@@ -49,6 +49,17 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.parametrize(("asked", "instead"), [("64:64:96", "45:64:96"), ("40:40:60", "40:40:61"), ("512", "45:512:512")])
+def test_a_plan_that_the_golden_photos_do_not_fit_is_not_built(
+    asked: str, instead: str, planned: Bundle, deploykit_here: Deploykit
+) -> None:
+    done = deploykit_here("build", planned.path, *RTX, "--target", "sm86", "--photo-size", asked)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "leaves out the golden photos" in done.stderr
+    assert "61 x 45 pixels, which a plan is asked for by verify and serve" in done.stderr
+    assert f"hint: take {instead}; it is fastest at" in done.stderr
+
+
 def test_predict_answers_photos_of_several_sizes_from_the_plan(
     planned: Bundle, gpu: RecordingDevice, photos: list[Path], deploykit_here: Deploykit
 ) -> None:
