@@ -98,7 +98,7 @@ def check_graph_hops(bundle: Bundle, provider: str) -> list[Check]:
         for precision in bundle.precisions:
             names = [f"{precision}/{kind}{suffix}" for suffix in ("", TWIN_SUFFIX)]
             there = [name for name in names if f"{name}.onnx" in bundle.manifest.files]
-            checks += [attempt(name, partial(_check_graph, chain, name, precision)) for name in there]
+            checks += [attempt(name, partial(check_graph, chain, name, precision)) for name in there]
             if kind == "predict" and len(there) == len(names):
                 checks.append(attempt(f"{precision}/twin", partial(_check_twin, chain, there[0], there[1], precision)))
     return checks
@@ -209,7 +209,13 @@ def judge_hop(hop: Hop, recorded: Recorded | None, precision: Precision, margin:
 UNRECORDED = "; written before what was measured was recorded, so only a broken graph fails (make the precision again with --force)"
 
 
-def _check_graph(chain: Chain, name: str, precision: Precision) -> Check:
+def check_graph(chain: Chain, name: str, precision: Precision) -> Check:
+    """Compare a graph such as ``int8/predict_cpu`` with the stage before it, and with what was recorded of it.
+
+    Raises:
+        ParityError: it fails at a batch size, or nothing can be compared.
+        BundleError: a record is damaged.
+    """
     bundle, kind = chain.bundle, name.removesuffix(TWIN_SUFFIX).split("/")[1]
     before, sizes = chain.before(name), chain.sizes(precision)
     graph, note = judged_graph(bundle.file(f"{name}.onnx"), precision, chain.provider)

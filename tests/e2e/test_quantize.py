@@ -23,7 +23,15 @@ from tests.conftest import Deploykit
 from tests.oracles.gradient_oracle import run
 from tests.unit.quantized_graphs import HEAD, RESIDUAL, graph_of, head
 
-WRITTEN = {"predict.onnx", "predict_cpu.onnx", "explain.onnx", "explain_cpu.onnx", "calibration.json"}
+WRITTEN = {
+    "predict.onnx",
+    "predict_cpu.onnx",
+    "explain.onnx",
+    "explain_cpu.onnx",
+    "calibration.json",
+    "nodes.json",
+    "nodes_cpu.json",
+}
 
 
 @pytest.fixture
@@ -73,7 +81,13 @@ def test_everything_is_written_with_provenance_and_a_verdict(deploykit_here: Dep
     assert {t["method"] for t in verdict["trials"]} == {"minmax", "percentile", "entropy", "mse"}
     assert verdict["cpu"]["snr_db"] > 20
     assert any("gained: the graph takes" in line for line in verdict["words"])
-    assert deploykit_here("verify", bundle).returncode == 0
+    for name, references in (("predict", {"golden"}), ("predict_cpu", {"golden", "twin"})):
+        parity = opened.manifest.files[f"int8/{name}.onnx"].parity or {}
+        assert references == {"golden", "twin"} & set(parity)
+        assert all(0 < parity[reference]["noise"] < 0.2 for reference in references)
+    verified = deploykit_here("verify", bundle)
+    assert verified.returncode == 0, verified.stdout
+    assert "written before" not in verified.stdout
     assert deploykit_here("predict", bundle, photos / "00.png", "--precision", "int8").returncode == 0
 
 

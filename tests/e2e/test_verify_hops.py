@@ -129,7 +129,8 @@ def test_the_bytes_of_plans_that_cannot_run_here_are_looked_at(bundle: Path, mon
 
 @pytest.mark.parametrize(
     ("precision", "position", "node"),
-    # Half of the largest logit is allowed of INT8, which takes a stem that is wrong, and not one layer of many.
+    # Nothing was recorded of these graphs. Then half of the largest logit is allowed of INT8, which takes a stem that is wrong, and
+    # not one layer of many; test_verify_recorded.py has graphs with a record.
     [("fp16", 8, "layer2.1.conv1/Conv"), ("int8", 0, "conv1/Conv")],
 )
 def test_the_failing_hop_and_the_node_at_which_it_begins_are_named(precision: str, position: int, node: str, bundle: Path) -> None:

@@ -1,6 +1,7 @@
 """Is the candidate the same function as the reference?"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,16 @@ def test_the_difference_is_relative_to_the_largest_logit() -> None:
     assert not record.is_equal
     assert record.top1_agreement == 1.0
     assert compare(REFERENCE).is_equal
+
+
+def test_noise_is_the_root_mean_square_of_the_difference_over_that_of_the_reference_and_may_be_held_to_a_tolerance() -> None:
+    reference = np.array([[3.0, 4.0], [4.0, 3.0]], np.float32)
+    record = compare(reference + np.array([[0.0, 0.0], [0.0, 1.0]], np.float32), reference)
+    assert record.noise == pytest.approx(0.5 / np.sqrt(12.5))  # sqrt(1 / 4) over sqrt(50 / 4)
+    loose = replace(record, tolerance=1.0)
+    assert loose.is_equal
+    assert replace(loose, noise_tolerance=0.15).is_equal
+    assert not replace(loose, noise_tolerance=0.14).is_equal
 
 
 def test_small_logits_are_not_excused_by_being_small() -> None:
