@@ -30,6 +30,7 @@ def command(path: Path, provider: str, release: str | None, as_json: bool) -> No
 
     For a bundle: every file has the digest that was written and is not stale, the labels fit, and hop by hop each stage answers as
     the one before it: torch's golden vectors, the fp32 graphs, those of further precisions, TensorRT's plans where they can run.
+    FP16 and INT8 are held to what was measured when they were written, with onnx installed node by node.
     For a .onnx file: it is well-formed, not too new, and loads.
     """
     if path.suffix == ".onnx":

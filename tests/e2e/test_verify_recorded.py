@@ -15,9 +15,11 @@ from onnx import numpy_helper
 from deploykit.bundle import Bundle, extend_bundle
 from deploykit.cli.checks import Check
 from deploykit.cli.main import run
+from deploykit.cli.node_noise import measure_nodes
 from deploykit.cli.precision_graphs import add_precision
 from deploykit.cli.verify_hops import Chain, check_graph, check_graph_hops
 from deploykit.cli.verify_plans import check_plan_hops
+from deploykit.graph import exposure
 from deploykit.graph.half import convert_to_half
 from deploykit.plan import Gpu
 from deploykit.quantization.twin import make_cpu_twin
@@ -162,6 +164,15 @@ def test_a_twin_that_holds_other_numbers_than_its_graph_fails(kind: str, says: s
     assert says in found["int8/twin"]
 
 
+def test_a_signed_graph_with_a_zero_point_fails_whatever_it_answers(bundle: Path) -> None:
+    def edit(graph: onnx.ModelProto) -> None:  # of all pairs, so that it says nearly the same
+        zero = initializer(graph, "zero_int8")
+        zero.CopyFrom(numpy_helper.from_array(np.asarray(1, np.int8), zero.name))
+
+    change(bundle, SIGNED, edit)
+    assert "has zero point 1, and TensorRT takes 0 alone" in failed(bundle)["int8/twin"]
+
+
 def test_an_explain_graph_is_held_to_the_record_of_its_predict_graph(bundle: Path) -> None:
     change(bundle, "int8/explain.onnx", scale_by_1_3("layer3.1.conv1"))
     found = failed(bundle)
@@ -249,6 +260,21 @@ def test_without_onnx_the_logits_alone_are_held_to_the_record(bundle: Path, monk
     assert "nodes and weights" not in check.found
     change(bundle, SIGNED, shuffle("layer3.1.conv1"))
     assert not check_of(bundle, "int8/predict").passed
+
+
+def test_of_a_net_too_large_the_largest_tensors_are_left_out_and_the_weights_are_not(
+    resnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(resnet)
+    floats, graph = (onnx.load(bundle.file(name)) for name in ("fp32/predict.onnx", SIGNED))
+    everything = measure_nodes(bundle, floats, graph, Precision.INT8)
+    monkeypatch.setattr(exposure, "PART_BYTES", 60_000)
+    some = measure_nodes(bundle, floats, graph, Precision.INT8)
+    assert 0 < len(some) < len(everything)
+    assert [node.noise for node in some.values()] == pytest.approx([everything[name].noise for name in some], rel=1e-2)
+    assert [n for n in everything if everything[n].is_weight] == [n for n in some if some[n].is_weight]
+    left_out = min(everything[name].values for name in everything if name not in some)
+    assert left_out >= max(node.values for node in some.values() if not node.is_weight)
 
 
 class Plan:
