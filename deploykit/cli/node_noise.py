@@ -148,15 +148,16 @@ def first_beyond(
                 # deploykit's own names begin with the module; those of graphs from elsewhere do not.
                 module = "" if "/" in node.name else module_text(node)
                 tensor = f", weight {name.removesuffix('_dequantized')}" if name in weights else ""
-                return f"They part at node {node.name or name} ({node.op_type}){module}{tensor}: {what}"
+                return f"They part at node {node.name or node.output[0]} ({node.op_type}){module}{tensor}: {what}"
     return None
 
 
 def to_text(nodes: Mapping[str, NodeNoise]) -> str:
-    """The record as it stands in the bundle: a node a line."""
+    """The record as it stands in the bundle: a node a line. Nodes with infinite values, such as masks, cannot be compared."""
     lines = [
         f"    {json.dumps(name)}: {json.dumps([float(f'{n.noise:.4g}'), float(f'{n.shift:.4g}'), n.values, n.is_weight])}"
         for name, n in nodes.items()
+        if np.isfinite([n.noise, n.shift]).all()
     ]
     head = json.dumps({"columns": ["noise", "shift", "values", "is_weight"], "pictures": PICTURES})
     return head[:-1] + ', "nodes": {\n' + ",\n".join(lines) + "\n}}\n"
@@ -235,17 +236,18 @@ def _sums(seen: Array, expected: Array) -> npt.NDArray[np.float64]:
     if seen.shape != expected.shape:
         return np.zeros(4)
     reference = expected.astype(np.float32, copy=False).ravel()
-    difference = seen.astype(np.float32, copy=False).ravel() - reference
-    return np.array(
-        [np.dot(difference, difference), np.dot(reference, reference), difference.sum(dtype=np.float64), reference.size], np.float64
-    )
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite values give NaN, which is never within bounds
+        difference = seen.astype(np.float32, copy=False).ravel() - reference
+        squares = np.dot(difference, difference), np.dot(reference, reference)
+        return np.array([*squares, difference.sum(dtype=np.float64), reference.size], np.float64)
 
 
 def _noise_of(sums: npt.NDArray[np.float64], *, is_weight: bool = False) -> NodeNoise:
-    noise, signal, shift, values = sums
-    # Of a tensor of zeros nothing is a share: then the difference stands as it is.
+    noise, signal, shift, values = (float(total) for total in sums)
+    # Of a tensor of zeros nothing is a share: then the difference stands as it is. A share of infinity is none either.
     scale = float(np.sqrt(signal / values)) or 1.0
-    return NodeNoise(float(np.sqrt(noise / values)) / scale, float(shift / values) / scale, int(values), is_weight)
+    scale = scale if np.isfinite(scale) else float("nan")
+    return NodeNoise(float(np.sqrt(noise / values)) / scale, shift / values / scale, int(values), is_weight)
 
 
 def _noise_of_weight(seen: Array, expected: Array) -> NodeNoise:

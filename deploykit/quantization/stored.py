@@ -17,6 +17,9 @@ TWIN_ZERO_POINTS = (0, 128)
 """Of the twin's activations: 0 where a tensor has no negative values (`deploykit.quantization.twin`)."""
 
 
+_NONE = TensorProto()
+
+
 @dataclass(frozen=True, eq=False)
 class _Stored:
     """Q and DQ nodes of a graph, and its constants."""
@@ -41,9 +44,6 @@ class _Stored:
     def zero_point(self, node: NodeProto) -> Array:
         is_given = len(node.input) > 2 and node.input[2] in self.constants
         return self.value(node.input[2]) if is_given else np.zeros((), np.int8)
-
-
-_NONE = TensorProto()
 
 
 def dequantized_weights(floats: ModelProto, graph: ModelProto) -> Iterator[tuple[str, tuple[Array, Array]]]:
@@ -73,7 +73,7 @@ def first_unlike(signed: ModelProto, twin: ModelProto) -> str | None:
     """
     left, right = _Stored.of(signed), _Stored.of(twin)
     weights = {node.output[0]: node for node in left.nodes if left.is_weight(node)}
-    scales = {_real(node, left): left.scale(node) for node in left.nodes if not left.is_weight(node)}
+    scales = {_real(node): left.scale(node) for node in left.nodes if not left.is_weight(node)}
     for node in left.nodes:
         if np.any(left.zero_point(node)):
             return f"Node {_label(node)} of the signed graph has zero point {left.zero_point(node)}, and TensorRT takes 0 alone"
@@ -87,7 +87,7 @@ def first_unlike(signed: ModelProto, twin: ModelProto) -> str | None:
         elif zero.dtype == np.uint8 and int(zero) not in TWIN_ZERO_POINTS:
             return f"Node {_label(node)} of the twin has zero point {zero}, expected one of {TWIN_ZERO_POINTS}"
         else:
-            theirs, ours = scales.get(_real(node, right)), right.scale(node)
+            theirs, ours = scales.get(_real(node)), right.scale(node)
             if theirs is not None and ours is not None and not np.array_equal(theirs, ours):
                 return f"Node {_label(node)} of the twin has scale {ours}, the signed graph has {theirs}"
     return None
@@ -109,7 +109,7 @@ def _label(node: NodeProto) -> str:
     return f"{node.name or node.output[0]} ({node.op_type})"
 
 
-def _real(node: NodeProto, stored: _Stored) -> str:
+def _real(node: NodeProto) -> str:
     """The tensor that a pair rounds: what a Q node reads, or the name of a DQ node's output."""
     return node.input[0] if node.op_type == "QuantizeLinear" else node.output[0].removesuffix("_dequantized")
 
