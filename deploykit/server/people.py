@@ -8,7 +8,6 @@ GET  /v1/samples, /v1/samples/FILE pictures to try
 """
 
 import asyncio
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from starlette.routing import Route
 from deploykit.errors import RequestError
 from deploykit.image.formats import SUFFIXES
 from deploykit.runtime.photo_limits import photo_limits
-from deploykit.server.batch_queue import Answer
 from deploykit.server.gate import json_response
-from deploykit.server.pictures import Seen, explain_photo, see, tell_logits
+from deploykit.server.pictures import explain_photo, see, tell_logits
 from deploykit.server.questions import Question, read_explain, read_predict
 from deploykit.server.served_model import Graphs, ServedModel
 from deploykit.server.settings import Settings
@@ -147,16 +145,13 @@ async def _predict(
 ) -> list[dict[str, Any]]:
     state, note, manifest = state_of(request), note_of(request), model.manifest
     before = note.elapsed_ms()
-
-    def see_and_ask() -> "tuple[Seen, Future[Answer]]":
-        limits = photo_limits(graphs.predict, manifest.input, state.settings.limits)
-        seen = see(partial(_picture, request, body, state.settings), limits, manifest)
-        note.stages_ms["decode"] = seen.decode_ms
-        return seen, graphs.predict.submit({"image": seen.image}, ["logits"], deadline)
-
-    seen, answer = await state.decode.run_and_wait(see_and_ask)
-    infer_ms = answer.infer_s * 1e3
-    note.stages_ms.update(queue=max(0.0, note.elapsed_ms() - before - seen.decode_ms - infer_ms), infer=infer_ms)
+    read = partial(_picture, request, body, state.settings)
+    limits = photo_limits(graphs.predict, manifest.input, state.settings.limits)
+    seen = await state.decode.run(partial(see, read, limits, manifest))
+    note.stages_ms["decode"] = seen.decode_ms
+    waited_ms = max(0.0, note.elapsed_ms() - before - seen.decode_ms)
+    answer = await asyncio.wrap_future(graphs.predict.submit({"image": seen.image}, ["logits"], deadline))
+    note.stages_ms.update(queue=waited_ms + answer.queue_s * 1e3, infer=answer.infer_s * 1e3)
     logits = answer.outputs["logits"][0]
     if logits.ndim > 1:  # a class for every pixel: too long for the event loop
         return await state.decode.run(partial(tell_logits, logits, seen, model, question.top))

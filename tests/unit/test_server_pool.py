@@ -1,9 +1,8 @@
-"""Threads off the event loop: work that is handed on, what is cancelled on the way, and cores that take turns."""
+"""Threads off the event loop: what is refused, dropped and waits for a core; and cores that take turns."""
 
 import asyncio
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,86 +13,12 @@ from deploykit.server.pool import Pool
 WAIT_S = 10
 
 
-def test_what_a_call_hands_on_is_waited_for_too() -> None:
-    pool, rest = Pool(1, 4, "test"), Future[str]()
-
-    async def ask() -> tuple[int, str]:
-        waiting = asyncio.ensure_future(pool.run_and_wait(lambda: (7, rest)))
-        await pool.run(lambda: None)  # behind the other call in the only thread
-        assert not waiting.done()
-        rest.set_result("done")
-        return await waiting
-
-    assert asyncio.run(ask()) == (7, "done")
-    pool.close()
-
-
-@pytest.mark.parametrize("where", ["in the call", "in what it hands on"])
-def test_an_error_on_either_side_is_raised(where: str) -> None:
-    pool, rest = Pool(1, 4, "test"), Future[None]()
-    rest.set_exception(RequestError(503, "full"))
-
-    def call() -> tuple[None, Future[None]]:
-        if where == "in the call":
-            raise RequestError(415, "no picture")
-        return None, rest
-
-    with pytest.raises(RequestError, match="no picture" if where == "in the call" else "full"):
-        asyncio.run(pool.run_and_wait(call))
-    pool.close()
-
-
-def test_what_was_handed_on_is_cancelled_with_its_caller() -> None:
-    pool, rest, handed_on = Pool(1, 4, "test"), Future[None](), threading.Event()
-
-    def call() -> tuple[None, Future[None]]:
-        handed_on.set()
-        return None, rest
-
-    async def ask() -> None:
-        waiting = asyncio.ensure_future(pool.run_and_wait(call))
-        await asyncio.to_thread(handed_on.wait, WAIT_S)
-        await pool.run(lambda: None)
-        waiting.cancel()
-        await asyncio.wait({waiting})
-
-    asyncio.run(ask())
-    assert rest.cancelled()
-    pool.close()
-
-
-def test_what_is_handed_on_after_its_caller_has_gone_is_cancelled_too() -> None:
-    pool, rest = Pool(1, 4, "test"), Future[None]()
-    has_begun, may_end = threading.Event(), threading.Event()
-
-    def call() -> tuple[None, Future[None]]:
-        has_begun.set()
-        assert may_end.wait(WAIT_S)
-        return None, rest
-
-    async def ask() -> None:
-        waiting = asyncio.ensure_future(pool.run_and_wait(call))
-        await asyncio.to_thread(has_begun.wait, WAIT_S)
-        waiting.cancel()
-        await asyncio.wait({waiting})
-        may_end.set()
-        await pool.run(lambda: None)
-
-    asyncio.run(ask())
-    assert rest.cancelled()
-    pool.close()
-
-
 def test_a_call_that_has_not_begun_is_dropped_and_leaves_its_place() -> None:
     pool, may_end, called = Pool(1, 1, "test"), threading.Event(), []
 
-    def never() -> tuple[None, Future[Any]]:
-        called.append("called")
-        return None, Future()
-
     async def ask() -> None:
         first = asyncio.ensure_future(pool.run(lambda: may_end.wait(WAIT_S)))
-        second = asyncio.ensure_future(pool.run_and_wait(never))
+        second = asyncio.ensure_future(pool.run(lambda: called.append("called")))
         await asyncio.sleep(0)
         with pytest.raises(RequestError, match="2 requests wait to be decoded"):
             await pool.run(lambda: None)
@@ -106,6 +31,30 @@ def test_a_call_that_has_not_begun_is_dropped_and_leaves_its_place() -> None:
 
     asyncio.run(ask())
     assert called == []
+    pool.close()
+
+
+def test_calls_take_a_core_each() -> None:
+    cores, may_go, taken = Cores(1), threading.Event(), threading.Event()
+    pool = Pool(2, 4, "test", cores)
+
+    async def ask() -> None:
+        waiting = asyncio.ensure_future(pool.run(lambda: "went"))
+        done, _ = await asyncio.wait({waiting}, timeout=0.2)
+        assert not done  # the only core is taken
+        may_go.set()
+        assert await waiting == "went"
+
+    def hold() -> None:
+        with cores:
+            taken.set()
+            assert may_go.wait(WAIT_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(WAIT_S)
+    asyncio.run(ask())
+    holder.join()
     pool.close()
 
 
