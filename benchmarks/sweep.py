@@ -22,7 +22,7 @@ from deploykit.models.catalogue import MODELS
 
 RESULT = RESULTS / "sweep.json"
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "tensorrt-rtx-cu13")
-LIMIT_S = 1800
+LIMIT_S = 3600
 
 
 def main() -> None:

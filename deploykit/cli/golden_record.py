@@ -33,7 +33,7 @@ def hear_golden(
         ParityError: the golden vectors prove nothing (`deploykit.parity.compare_logits`).
     """
     golden, manifest = bundle.golden(), bundle.manifest
-    graphs = {"predict.onnx": make_rounding_graph(predict) if precision == Precision.FP16 else predict}
+    graphs = {"predict.onnx": make_rounding_graph(predict, lay_open=False) if precision == Precision.FP16 else predict}
     if signed is not None:
         graphs["signed.onnx"] = signed
     with open_graphs(graphs) as sessions:

@@ -32,7 +32,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 def rounded(path: Path) -> bytes:
     """An FP16 graph as a device computes it, for ONNX Runtime's CPU; see `deploykit.graph.half.rounding`."""
-    return make_rounding_graph(read_graph(path)).SerializeToString()
+    return make_rounding_graph(read_graph(path), lay_open=False).SerializeToString()
 
 
 def check_nodes(bundle: Bundle, reference: str, candidate: str, precision: Precision, provider: str) -> tuple[str | None, int]:

@@ -27,7 +27,7 @@ from deploykit.graph.versions import check_readable
 from deploykit.runtime.classifier import rank_logits
 from tests.engines import engine_bytes
 from tests.oracles.gradient_oracle import Array, export, pictures, randomize, relative, run, session
-from tests.unit.quantized_graphs import quantized
+from tests.unit.quantized_graphs import images, net, quantized
 
 SIZE = 24
 
@@ -337,3 +337,11 @@ def test_a_quantized_graph_becomes_float16_beside_its_pairs_and_builds(opset: in
     # One step of 255 in a pair may fall to the other side where float16 rounds its input.
     assert relative(run(half.graph, image=image)["logits"], run(pairs, image=image)["logits"]) < 5e-2
     assert engine_bytes(half.graph) > 10_000
+
+
+def test_a_rounding_graph_lays_its_tensors_open_only_where_that_is_wanted() -> None:
+    half = convert_to_half(net("resnet18"), {}).graph
+    plain = make_rounding_graph(half, lay_open=False)
+    assert [output.name for output in plain.graph.output] == ["logits"]
+    image = images(half, 2)
+    np.testing.assert_array_equal(run(plain, image=image)["logits"], run(make_rounding_graph(half), image=image)["logits"])

@@ -12,8 +12,12 @@ from deploykit.graph.scopes import with_outputs
 from deploykit.graph.tensors import describe_tensors
 
 
-def make_rounding_graph(half: ModelProto) -> ModelProto:
-    """A float32 graph that gives the numbers of a typed FP16 graph, and every tensor that its nodes make under its own name."""
+def make_rounding_graph(half: ModelProto, *, lay_open: bool = True) -> ModelProto:
+    """A float32 graph that gives the numbers of a typed FP16 graph.
+
+    Args:
+        lay_open: let it give every tensor that its nodes make, under its own name, too: of a large net gigabytes for a picture.
+    """
     types = describe_tensors(half).types
     model = ModelProto()
     model.CopyFrom(half)
@@ -36,6 +40,8 @@ def make_rounding_graph(half: ModelProto) -> ModelProto:
             down = f"{name}/float16"
             body.node.append(helper.make_node("Cast", [f"{name}/exact"], [down], name=down, to=TensorProto.FLOAT16))
             body.node.append(helper.make_node("Cast", [down], [name], name=f"{name}/float32", to=TensorProto.FLOAT))
+    if not lay_open:
+        return model
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16}
     return with_outputs(model, [name for node in source for name in _made(node) if types.get(name) in floats])
 
