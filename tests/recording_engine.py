@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from deploykit.errors import SessionError
 from deploykit.plan import BatchRange
-from deploykit.runtime.trt import LoadedPlan
+from deploykit.runtime.trt import LoadedPlan, TrtSession
 from deploykit.trt.engine import PlanTensor
 from tests.recording_device import GPU, MisuseError, RecordingDevice
 
 Arrays = dict[str, npt.NDArray[Any]]
 Function = Callable[[Arrays], Arrays]
+Open = Callable[..., TrtSession]
 
 
 class RecordingContext:

@@ -22,7 +22,6 @@ from deploykit.graph.half import (
     HalfGraph,
     TensorRange,
     convert_to_half,
-    expose_floats,
     float_tensors,
     make_rounding_graph,
     measure_ranges,
@@ -189,7 +188,7 @@ def _measure(bundle: Bundle, graph: "onnx.ModelProto", asked: Asked) -> dict[str
     label = f"looking for the ranges of {asked.count} pictures in float32"
     with console.progress(label, asked.count * len(parts)) as advance:
         for part in parts:
-            with open_graphs({"fp32": with_only_outputs(expose_floats(graph, part), part)}) as sessions:
+            with open_graphs({"fp32": with_only_outputs(graph, part)}) as sessions:
                 ranges |= measure_ranges(sessions["fp32"].run, part, _feeds(bundle, asked, size), on_batch=advance)
     return ranges
 
@@ -198,7 +197,8 @@ def _compare(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.ModelProto", 
     """Float32's logits beside those of FP16 with every tensor rounded as a device stores it, which ONNX Runtime's CPU would leave
     out (see `make_rounding_graph`). Each tensor must be finite, and not the logits alone."""
     rounding = make_rounding_graph(half)
-    names = [output.name for output in rounding.graph.output]
+    # In graph order, so that the first node that fails is named: the graph's own output, which comes first here, is its end.
+    names = [*(output.name for output in rounding.graph.output if output.name != "logits"), "logits"]
     size, (*earlier, last) = batch_size_for(rounding, names, at_most=BATCH), split(rounding, names)
     rows, same, difference, largest = 0, 0, 0.0, 0.0
     label = f"comparing FP16 with float32 on {asked.count} pictures"
@@ -208,8 +208,7 @@ def _compare(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.ModelProto", 
                 for feeds in _feeds(bundle, asked, size):
                     require_finite(half, sessions["fp16"].run(feeds), "the FP16 graph")
                     advance(len(feeds["image"]))
-        # The logits, which stand at the end of the graph, are in the last part.
-        with open_graphs({"fp32": graph, "fp16": with_only_outputs(rounding, [*last, "logits"])}) as sessions:
+        with open_graphs({"fp32": graph, "fp16": with_only_outputs(rounding, last)}) as sessions:
             for feeds in _feeds(bundle, asked, size):
                 expected, outputs = sessions["fp32"].run(feeds)["logits"], sessions["fp16"].run(feeds)
                 require_finite(half, outputs, "the FP16 graph")
@@ -241,9 +240,9 @@ def _where_they_part(bundle: Bundle, graph: "onnx.ModelProto", half: "onnx.Model
     """The first node whose output in FP16 is further from float32's than the logits may be, as a sentence."""
     names, rounding = float_tensors(graph), make_rounding_graph(half)
     size = batch_size_for(graph, names, at_most=BATCH)
-    feeds = next(_feeds(bundle, asked, size))
-    for part in split(graph, names, copies=2):
-        with open_graphs({"fp32": expose_floats(graph, part), "fp16": with_only_outputs(rounding, part)}) as sessions:
+    feeds, there = next(_feeds(bundle, asked, size)), {output.name for output in rounding.graph.output}
+    for part in split(graph, [name for name in names if name in there], copies=2):
+        with open_graphs({"fp32": with_only_outputs(graph, part), "fp16": with_only_outputs(rounding, part)}) as sessions:
             expected, seen = (sessions[name].run(feeds) for name in ("fp32", "fp16"))
         if where := _first_apart(graph, expected, seen):
             return where

@@ -22,7 +22,7 @@ from deploykit.cli.explain_graphs import open_graphs
 from deploykit.errors import BundleError
 from deploykit.graph import exposure
 from deploykit.graph.exposure import bytes_per_image, split
-from deploykit.graph.half import expose_floats, float_tensors, make_rounding_graph
+from deploykit.graph.half import float_tensors, make_rounding_graph
 from deploykit.graph.half.ranges import module_text
 from deploykit.graph.scopes import with_only_outputs
 from deploykit.quantization.stored import dequantized_weights
@@ -215,9 +215,7 @@ def _feeds(bundle: Bundle) -> Iterator[Feeds]:
 
 @contextlib.contextmanager
 def _open(graph: "onnx.ModelProto", names: Sequence[str], provider: str) -> Iterator[Session]:
-    exposed = with_only_outputs(expose_floats(graph, names), names)
-    if not names:
-        exposed = graph
+    exposed = with_only_outputs(graph, names) if names else graph
     if provider == "cpu":
         with open_graphs({"nodes.onnx": exposed}) as sessions:
             yield sessions["nodes.onnx"]

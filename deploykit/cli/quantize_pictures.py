@@ -18,7 +18,7 @@ from deploykit.graph.scopes import with_only_outputs
 from deploykit.quantization.calibrate import Batch, Histograms, collect, expose
 from deploykit.quantization.pictures import HELD_OUT_SHARE, Photo, Pictures, find_pictures, read_batches
 from deploykit.quantization.qdq import QuantizedGraph
-from deploykit.quantization.sensitivity import LayerNoise, measure_layers, show_layers, side_by_side
+from deploykit.quantization.sensitivity import LayerNoise, measure_layers, side_by_side
 from deploykit.spec import ImageSpec
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def calibrate(graph: "ModelProto", tensors: Sequence[str], pictures: Pictures, b
     with console.progress(f"calibrating {len(tensors)} tensors with {total:,} pictures", total * len(parts)) as advance:
         for part in parts:
             batches = read_batches(pictures.calibration, manifest.image, size, views=pictures.views, input_kind=manifest.input)
-            with open_graphs({"exposed.onnx": with_only_outputs(expose(graph, part), part)}) as sessions:
+            with open_graphs({"exposed.onnx": expose(graph, part)}) as sessions:
                 histograms |= collect(sessions["exposed.onnx"].run, part, batches, on_batch=advance)
     return histograms
 
@@ -160,7 +160,8 @@ def compare_layers(
         for part in parts:
             some = [layer for layer in layers if layer.tensor in part]
             batches = read_batches(photos, manifest.image, size, views=views, input_kind=manifest.input)
-            with open_graphs({"both.onnx": show_layers(both, some)}) as sessions:
+            shown = [name for layer in some for name in (layer.tensor, layer.candidate)]
+            with open_graphs({"both.onnx": with_only_outputs(both, shown)}) as sessions:
                 found |= measure_layers(sessions["both.onnx"].run, some, batches, on_batch=advance)
     return found
 

@@ -76,9 +76,11 @@ def with_outputs(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
 
 
 def with_only_outputs(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of a graph that gives those of its outputs alone."""
+    """A copy of a graph that gives these tensors, inner ones too, and nothing else. Inputs among them are known without that."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
+    inputs, known = {i.name for i in graph.graph.input}, {o.name: o for o in graph.graph.output}
     del copy.graph.output[:]
-    copy.graph.output.extend(o for o in graph.graph.output if o.name in set(names))
+    wanted = [name for name in dict.fromkeys(names) if name not in inputs]
+    copy.graph.output.extend(known.get(name) or onnx.ValueInfoProto(name=name) for name in wanted)
     return copy

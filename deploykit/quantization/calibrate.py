@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from deploykit.errors import GraphError, UsageError
-from deploykit.graph.scopes import with_outputs
+from deploykit.graph.scopes import with_only_outputs
 from deploykit.quantization.histogram import Histogram, add_values, empty_histogram
 
 Array = npt.NDArray[Any]
@@ -42,7 +42,7 @@ class Batch:
 
 
 def expose(graph: ModelProto, tensors: Sequence[str]) -> ModelProto:
-    """A copy of a graph that also gives the tensors to be calibrated; an input among them is known without that.
+    """A copy of a graph that gives the tensors to be calibrated and nothing else; an input among them is known without that.
 
     Raises:
         UsageError: a tensor that the graph does not make.
@@ -52,7 +52,7 @@ def expose(graph: ModelProto, tensors: Sequence[str]) -> ModelProto:
     unknown = [name for name in tensors if name not in made | inputs]
     if unknown:
         raise UsageError(f"the graph has no tensors {', '.join(unknown[:5])} to calibrate", hint="place again from this graph")
-    return with_outputs(graph, [name for name in tensors if name not in inputs])
+    return with_only_outputs(graph, tensors)
 
 
 def collect(

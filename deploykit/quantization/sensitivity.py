@@ -94,17 +94,9 @@ def side_by_side(graph: ModelProto, quantized: QuantizedGraph, *, alone: bool) -
         TensorProto.FromString(t.SerializeToString()) for t in quantized.graph.graph.initializer if t.name not in known
     )
     both.graph.node.extend(added)
-    del both.graph.value_info[:]
-    return show_layers(both, layers), tuple(layers)
-
-
-def show_layers(both: ModelProto, layers: Sequence[Layer]) -> ModelProto:
-    """A copy of the graph that `side_by_side` makes whose outputs are these layers' alone, from both sides."""
-    copy = ModelProto()
-    copy.CopyFrom(both)
-    del copy.graph.output[:]
-    copy.graph.output.extend(ValueInfoProto(name=name) for layer in layers for name in (layer.tensor, layer.candidate))
-    return copy
+    del both.graph.output[:], both.graph.value_info[:]
+    both.graph.output.extend(ValueInfoProto(name=name) for layer in layers for name in (layer.tensor, layer.candidate))
+    return both, tuple(layers)
 
 
 def _copy_of(node: NodeProto, floats: set[str], suffix: str, *, inputs_too: bool) -> NodeProto:

@@ -159,6 +159,19 @@ def test_a_net_that_overflows_in_fp16_comes_out_right_and_named(deploykit_here: 
     assert "overflow at 0/Conv" in deploykit_here("inspect", tmp_path / "net").stdout
 
 
+@pytest.mark.parametrize("part_bytes", [2**40, 1])
+def test_the_first_node_that_overflows_is_named_whether_the_net_runs_whole_or_in_parts(
+    deploykit_here: Deploykit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int
+) -> None:
+    torch.manual_seed(0)
+    onnx.save(export(Overflows().eval(), SIZE), tmp_path / "net.onnx")
+    assert deploykit_here("import", tmp_path / "net.onnx", "-o", tmp_path / "net", "--normalize", "0..1").returncode == 0
+    monkeypatch.setattr(exposure, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(convert_half, "_measure", lambda *_: {})  # as if no picture had shown it
+    message = failed(deploykit_here("convert", tmp_path / "net", "--precision", "fp16"), 1)
+    assert "0/Conv (Conv)" in message
+
+
 def test_parts_of_a_net_too_large_for_one_run_give_what_the_whole_gives(
     copied: Path, deploykit_here: Deploykit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

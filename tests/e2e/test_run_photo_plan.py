@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from deploykit.bundle import Bundle
-from deploykit.cli.main import run
 from deploykit.plan import SideRange, read_record
 from tests.conftest import Deploykit
+from tests.engines import with_plans
 from tests.recording_device import RecordingDevice
 from tests.unit.photo_bundle import PHOTOS, make_photo_bundle, stand_in_for_gpu
 
@@ -24,11 +24,8 @@ RTX = ("--backend", "tensorrt-rtx")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """With plans for an sm86 and photos of 33 to 1200 pixels a side."""
     folder = tmp_path_factory.mktemp("planned")
-    bundle = make_photo_bundle(folder / "photos")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPLOYKIT_CACHE", str(folder / "cache"))
-        assert run(["build", str(bundle.path), *RTX, "--target", "sm86", "--photo-size", "33:64:1200"]) == 0
-    return Bundle.open(bundle.path)
+    options = (*RTX, "--target", "sm86", "--photo-size", "33:64:1200")
+    return with_plans(make_photo_bundle(folder / "photos"), *options, cache=folder / "cache")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from deploykit.plan import PlanRecord
 from deploykit.runtime import TrtSession
 from deploykit.trt import find_gpu
 from tests.conftest import Deploykit
+from tests.engines import with_plans
 from tests.unit.bright_bundle import make_bundle
 
 pytestmark = [
@@ -25,14 +26,9 @@ RTX = ("--backend", "tensorrt-rtx")
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with real plans for an sm86."""
-    from deploykit.cli.main import run
-
     folder = tmp_path_factory.mktemp("planned")
-    bundle = make_bundle(folder / "bright")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPLOYKIT_CACHE", str(folder / "cache"))
-        assert run(["build", str(bundle.path), *RTX, "--target", "sm86", "--batch", "1:2:4"]) == 0
-    return Bundle.open(bundle.path)
+    options = (*RTX, "--target", "sm86", "--batch", "1:2:4")
+    return with_plans(make_bundle(folder / "bright"), *options, cache=folder / "cache")
 
 
 @pytest.fixture

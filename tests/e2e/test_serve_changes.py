@@ -17,7 +17,7 @@ import tritonclient.http as triton
 from deploykit.bundle import Bundle, new_bundle
 from tests.conftest import Deploykit
 from tests.e2e.serving import HEAD, Server, ask, connect, count, grey, logit_of, serving, tensor, until
-from tests.unit.bright_bundle import SPEC, bright_graph, make_bundle
+from tests.unit.bright_bundle import SPEC, bright_graph, described_as, make_bundle
 
 
 def with_bias(path: Path, bias: float) -> Bundle:
@@ -32,16 +32,7 @@ def with_bias(path: Path, bias: float) -> Bundle:
 def replace_bundle(target: Path, source: Bundle) -> None:
     """Put a bundle in another's place as every verb does: in one step."""
     told = source.manifest
-    with new_bundle(
-        target,
-        model=told.model,
-        weights=told.weights,
-        image=told.image,
-        input=told.input,
-        labels_source=told.labels_source,
-        layers=told.layers,
-        replace=True,
-    ) as stage:
+    with new_bundle(target, **described_as(told), replace=True) as stage:
         for name in told.files:
             stage.add(name, (source.path / name).read_bytes())
 

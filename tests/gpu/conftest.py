@@ -2,12 +2,14 @@
 
 import ctypes
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from deploykit.bundle import Bundle
 from deploykit.errors import DeploykitError
+from deploykit.runtime import OrtSession, TrtSession
 from deploykit.runtime.cuda_driver import load_driver
 from deploykit.runtime.device import Device
 from deploykit.trt import BACKENDS, find_gpu, load_flavour
@@ -16,6 +18,7 @@ HERE = Path(__file__).parent
 MODULES = {"pycuda": "deploykit.runtime.device_pycuda", "cuda-core": "deploykit.runtime.device_cuda_core"}
 
 OpenDevice = Callable[[int], Device]
+Open = Callable[..., TrtSession]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,6 +58,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Open
     opener: OpenDevice = importlib.import_module(MODULES[request.param]).open_device
     monkeypatch.setattr("deploykit.runtime.trt.open_device", opener)
     return opener
+
+
+@pytest.fixture
+def graph(bundle: Bundle) -> Iterator[OrtSession]:
+    """A module's ``bundle`` on ONNX Runtime: what its plans are compared with."""
+    with OrtSession(bundle.file("fp32/explain.onnx")) as opened:
+        yield opened
 
 
 def used_bytes(device: Device) -> int:

@@ -5,7 +5,6 @@ What order calls come in, and that nothing is left, is shown everywhere by tests
 
 import json
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ import pytest
 from PIL import Image
 
 from deploykit.bundle import Bundle
-from deploykit.cli.main import run
 from deploykit.errors import InputError
 from deploykit.parity import sample_pictures
 from deploykit.runtime import Classifier, Explainer, OrtSession, TrtSession
 from deploykit.runtime.opening import Answering, answering_file
 from tests.conftest import Deploykit
-from tests.gpu.conftest import OpenDevice, used_bytes
+from tests.engines import with_plans
+from tests.gpu.conftest import Open, OpenDevice, used_bytes
 from tests.unit.photo_bundle import PHOTOS, make_photo_bundle
 
 # The grey levels are whole numbers that float32 holds, so they are equal; behind them sums of 1,024 pixels in another order, with
@@ -34,26 +33,14 @@ SIZES = ((45, 61), (120, 90), (33, 200), (200, 33), (33, 33), (200, 200), (64, 6
 def bundle(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """With plans for the GPU of this machine and photos of 33 to 200 pixels a side."""
     folder = tmp_path_factory.mktemp(backend)
-    made = make_photo_bundle(folder / "photos")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPLOYKIT_CACHE", str(folder / "cache"))
-        assert run(["build", str(made.path), "--backend", backend, "--photo-size", "33:64:200"]) == 0
-    return Bundle.open(made.path)
-
-
-Open = Callable[..., TrtSession]
+    options = ("--backend", backend, "--photo-size", "33:64:200")
+    return with_plans(make_photo_bundle(folder / "photos"), *options, cache=folder / "cache")
 
 
 @pytest.fixture
 def open_plan(bundle: Bundle, backend: str, way: OpenDevice) -> Open:
     plan = bundle.path / answering_file(bundle, "explain", Answering(backend=backend))
     return lambda **options: TrtSession(plan, **options)
-
-
-@pytest.fixture
-def graph(bundle: Bundle) -> Iterator[OrtSession]:
-    with OrtSession(bundle.file("fp32/explain.onnx")) as opened:
-        yield opened
 
 
 def feeds_of(height: int, width: int, seed: int = 0) -> dict[str, Any]:

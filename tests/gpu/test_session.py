@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pytest
 
 from deploykit.bundle import Bundle
-from deploykit.cli.main import run
 from deploykit.errors import SessionError
 from deploykit.runtime import Classifier, Explainer, OrtSession, TrtSession
 from deploykit.runtime.device import open_device
 from deploykit.runtime.opening import Answering, answering_file, open_session
-from tests.gpu.conftest import OpenDevice, used_bytes
+from tests.engines import with_plans
+from tests.gpu.conftest import Open, OpenDevice, used_bytes
 from tests.threads import in_thread
 from tests.unit.bright_bundle import SPEC, make_bundle
 
@@ -33,14 +33,8 @@ RTOL, ATOL = 1e-4, 1e-5  # float32 sums of 1,024 pixels in another order, TF32 o
 def bundle(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small bundle with plans for the GPU of this machine, batch 1:4:8."""
     folder = tmp_path_factory.mktemp(backend)
-    made = make_bundle(folder / "bright")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPLOYKIT_CACHE", str(folder / "cache"))
-        assert run(["build", str(made.path), "--backend", backend, "--batch", "1:4:8"]) == 0
-    return Bundle.open(made.path)
-
-
-Open = Callable[..., TrtSession]
+    options = ("--backend", backend, "--batch", "1:4:8")
+    return with_plans(make_bundle(folder / "bright"), *options, cache=folder / "cache")
 
 
 @pytest.fixture
@@ -54,12 +48,6 @@ def open_plan(bundle: Bundle, backend: str, way: OpenDevice) -> Open:
 @pytest.fixture
 def session(open_plan: Open) -> Iterator[TrtSession]:
     with open_plan() as opened:
-        yield opened
-
-
-@pytest.fixture
-def graph(bundle: Bundle) -> Iterator[OrtSession]:
-    with OrtSession(bundle.file("fp32/explain.onnx")) as opened:
         yield opened
 
 

@@ -7,12 +7,13 @@ which everything speaks against: its map is zero everywhere.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deploykit.bundle import Bundle, LayerRecord, ModelRecord, WeightsRecord, new_bundle
+from deploykit.bundle import Bundle, LayerRecord, Manifest, ModelRecord, WeightsRecord, new_bundle
 from deploykit.graph.explain import make_explain_graph
 from deploykit.graph.input_gradients import make_input_gradients_graph
 from deploykit.graph.layers import resolve_layer
@@ -89,3 +90,8 @@ def make_bundle(
         if labels is not None:
             stage.add("labels.txt", "".join(f"{label}\n" for label in labels).encode())
     return Bundle.open(path)
+
+
+def described_as(manifest: Manifest) -> dict[str, Any]:
+    """What `new_bundle` is told for a bundle like another."""
+    return {name: getattr(manifest, name) for name in ("model", "weights", "image", "input", "labels_source", "layers")}

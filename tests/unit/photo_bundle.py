@@ -22,7 +22,7 @@ from deploykit.trt import Flavour
 from deploykit.trt.engine import PlanTensor
 from tests.recording_device import GPU, RecordingDevice
 from tests.recording_engine import RecordingEngine
-from tests.unit.bright_bundle import SPEC, make_bundle
+from tests.unit.bright_bundle import SPEC, described_as, make_bundle
 
 PHOTOS = tuple(sample_pictures(1, *size, seed=seed)[0] for seed, size in enumerate(((70, 50), (45, 61), (90, 96), (33, 40))))
 """Of sizes of their own, uint8 [H, W, 3]; their sides lie between 33 and 96."""
@@ -31,16 +31,7 @@ PHOTOS = tuple(sample_pictures(1, *size, seed=seed)[0] for seed, size in enumera
 def make_photo_bundle(path: Path) -> Bundle:
     """Write it."""
     plain = make_bundle(path.with_name(f"{path.name}-pixels"))
-    manifest = plain.manifest
-    with new_bundle(
-        path,
-        model=manifest.model,
-        weights=manifest.weights,
-        image=manifest.image,
-        input="photo",
-        labels_source=manifest.labels_source,
-        layers=manifest.layers,
-    ) as stage:
+    with new_bundle(path, **{**described_as(plain.manifest), "input": "photo"}) as stage:
         graphs: dict[str, bytes] = {}
         for name in ("predict", "explain", "explain_tail"):
             graph = onnx.load(plain.file(f"fp32/{name}.onnx"))

@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -323,31 +323,28 @@ def test_callers_of_a_shared_session_meet_in_one_run_and_get_their_own_rows() ->
     assert sorted(session.runs[1]) == [1.0, 2.0, 3.0]
 
 
-def test_a_shared_session_gives_up_when_its_time_is_over() -> None:
+@pytest.fixture
+def busy() -> Iterator[Batcher]:
+    """A batcher whose only thread has a run that is held for 0.2 s."""
     session = Doubling()
     session.may_run.clear()
     batcher = Batcher(session, BatchSettings())
     batcher.submit(row(0), None, 1e9)
     assert session.has_begun.acquire(timeout=WAIT_S)
-    late = threading.Timer(0.2, session.may_run.set)
-    late.start()
-    with pytest.raises(RequestError, match="time was up"):
-        SharedSession(batcher, 0.05).run(row(1))
-    late.join()
+    release = threading.Timer(0.2, session.may_run.set)
+    release.start()
+    yield batcher
+    release.join()
     batcher.close()
 
 
-def test_a_shared_session_waits_no_longer_than_the_caller_of_its_thread() -> None:
-    session = Doubling()
-    session.may_run.clear()
-    batcher = Batcher(session, BatchSettings())
-    batcher.submit(row(0), None, 1e9)
-    assert session.has_begun.acquire(timeout=WAIT_S)
-    shared = SharedSession(batcher, WAIT_S)
-    release = threading.Timer(0.2, session.may_run.set)
-    release.start()
+def test_a_shared_session_gives_up_when_its_time_is_over(busy: Batcher) -> None:
+    with pytest.raises(RequestError, match="time was up"):
+        SharedSession(busy, 0.05).run(row(1))
+
+
+def test_a_shared_session_waits_no_longer_than_the_caller_of_its_thread(busy: Batcher) -> None:
+    shared = SharedSession(busy, WAIT_S)
     with shared.until(time.monotonic() + 0.05), pytest.raises(RequestError, match="time was up"):
         shared.run(row(1))
     assert shared.run(row(2), ["double"])["double"].item() == 4.0  # outside of it the session's own time counts again
-    release.join()
-    batcher.close()

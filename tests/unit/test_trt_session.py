@@ -2,7 +2,6 @@
 
 import gc
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from deploykit.plan import BatchRange
 from deploykit.runtime import Session, TrtSession
 from deploykit.trt.engine import PlanTensor
 from tests.recording_device import MisuseError, RecordingDevice
-from tests.recording_engine import Arrays, RecordingEngine, loaded
+from tests.recording_engine import Arrays, Open, RecordingEngine, loaded
 from tests.threads import in_thread
 
 H, W, CLASSES = 4, 6, 3
@@ -45,21 +44,8 @@ def feeds_of(rows: int, seed: int = 0) -> Arrays:
 
 
 @pytest.fixture
-def gpu() -> RecordingDevice:
-    return RecordingDevice()
-
-
-@pytest.fixture
 def engine(gpu: RecordingDevice) -> RecordingEngine:
     return RecordingEngine(gpu, TENSORS, BatchRange(1, 4, 8), explain)
-
-
-Open = Callable[..., TrtSession]
-
-
-@pytest.fixture
-def open_session(engine: RecordingEngine) -> Open:
-    return lambda **options: TrtSession("explain.plan", load=loaded(engine), **options)
 
 
 def assert_answers(session: Session, feeds: Arrays) -> None:

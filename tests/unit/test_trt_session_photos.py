@@ -3,7 +3,6 @@ tell sizes and pixels apart.
 """
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from deploykit.plan import BatchRange
 from deploykit.runtime import TrtSession
 from deploykit.trt.engine import PlanTensor
 from tests.recording_device import RecordingDevice
-from tests.recording_engine import Arrays, RecordingEngine, loaded
+from tests.recording_engine import Arrays, Open, RecordingEngine, loaded
 
 TENSORS = (
     PlanTensor("image", True, "uint8", (64, 96, 3), (2, 2, 3)),
@@ -40,21 +39,8 @@ def feeds_of(height: int, width: int, seed: int = 0, rows: int = 1) -> Arrays:
 
 
 @pytest.fixture
-def gpu() -> RecordingDevice:
-    return RecordingDevice()
-
-
-@pytest.fixture
 def engine(gpu: RecordingDevice) -> RecordingEngine:
     return RecordingEngine(gpu, TENSORS, BatchRange(1, 1, 1), explain)
-
-
-Open = Callable[..., TrtSession]
-
-
-@pytest.fixture
-def open_session(engine: RecordingEngine) -> Open:
-    return lambda **options: TrtSession("explain.plan", load=loaded(engine), **options)
 
 
 def assert_answers(session: TrtSession, feeds: Arrays, given: dict[str, Any] | None = None) -> None:

@@ -60,10 +60,10 @@ def float_tensors(graph: ModelProto, tensors: Tensors | None = None) -> list[str
     return [name for name in made if tensors.types.get(name) == TensorProto.FLOAT and name not in tensors.constants]
 
 
-def expose_floats(graph: ModelProto, names: Sequence[str] | None = None) -> ModelProto:
-    """A copy of a graph that also gives every float32 tensor its nodes make, or those of ``names`` alone."""
+def expose_floats(graph: ModelProto) -> ModelProto:
+    """A copy of a graph that also gives every float32 tensor its nodes make."""
     inputs = {i.name for i in graph.graph.input}
-    return with_outputs(graph, [name for name in names or float_tensors(graph) if name not in inputs])
+    return with_outputs(graph, [name for name in float_tensors(graph) if name not in inputs])
 
 
 def measure_ranges(
