@@ -1,7 +1,7 @@
 """The cores of one server process, shared by what computes on them: decoding, and runs of one thread each.
 
 Decoders and batchers have threads of their own. More of them at work than there are cores push each other off, and each comes
-back to caches that hold another's data: with 32 callers of EfficientNet-Lite0 on two cores that cost 2 % of the throughput.
+back to caches that hold another's data.
 """
 
 from queue import SimpleQueue

@@ -37,6 +37,7 @@ SIZES = {
 GATES = {"efficientnet_b0": 32, "efficientnet_v2_s": 60}
 """Two convolutions of each squeeze-and-excitation, which stay out of INT8 (quantization/PLACEMENT.md)."""
 FEWEST_LAYERS = 15
+"""Convolutions and fully connected layers: VGG-16's CAM variant has no more."""
 BATCH = "1:8:32"
 QUICKLY = ("--method", "minmax", "--repair", "none", "--min-agreement", "0")
 """Random weights: how far they agree says nothing, so every layer is quantized."""

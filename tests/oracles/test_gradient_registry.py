@@ -28,6 +28,7 @@ FAMILIES = {
     "drn_d_22": ("layer8", "layer6", "layer5"),
     "mobilenet_v1": ("blocks",),
     "mobilenet_v2": ("features.18", "features.14", "features.7"),
+    "vgg16_bn": ("features.42",),
     "vgg16_cam": ("cam_relu", "features.29", "features.22"),
 }
 CLASSES = np.array([967, 285, 7, 504])  # espresso, a cat, a cock, a coffee mug
