@@ -1,7 +1,7 @@
 """How much of a graph may be laid open at once. In: a graph and tensors. Out: images per run, and parts of the tensors.
 
 Every tensor that a run gives stays in memory until it ends. A batch keeps them small; where one image alone has too many (a
-picture of EfficientNet-B7, 600 x 600, has 6 GB) the graph runs once for each part of them, which takes time and not memory.
+picture of EfficientNet-B7, 600 x 600, has 3.8 GB) the graph runs once for each part of them, which takes time and not memory.
 """
 
 import math
