@@ -26,6 +26,8 @@ _ARGUMENTS = [
 ]
 _WIDE = (1280, 860)
 
+expect.set_options(timeout=20_000)  # milliseconds; five seconds are not much for an explanation on a machine with neighbours
+
 
 @dataclass
 class Tab:
@@ -121,6 +123,12 @@ def take_sample(page: Page, name: str) -> None:
     """Press a sample's button and wait for its answer."""
     page.click(f"button[title='{name}']")
     wait_for_answer(page)
+
+
+def choose_class(page: Page, name: str) -> None:
+    """Type a class's name into the search field and press Enter."""
+    page.fill("#search", name)
+    page.press("#search", "Enter")
 
 
 def wait_for_answer(page: Page) -> None:

@@ -17,7 +17,18 @@ from deploykit.cli.main import run
 from deploykit.image import decode
 from deploykit.runtime.explainer import Explainer
 from deploykit.runtime.overlay import draw_overlay
-from tests.e2e.browser import CHROMIUM, browser, overflow, pixels, serving, tab, take_sample, top_label, wait_for_answer
+from tests.e2e.browser import (
+    CHROMIUM,
+    browser,
+    choose_class,
+    overflow,
+    pixels,
+    serving,
+    tab,
+    take_sample,
+    top_label,
+    wait_for_answer,
+)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 
@@ -100,8 +111,7 @@ def test_hovering_a_class_shows_its_map_without_asking_and_leaving_it_goes_back(
         expect(page.locator("#speaks strong")).to_have_text("cup")  # pinned
         assert asked == []
         page.hover(".answers li:nth-child(3) .answer")
-        page.fill("#search", "teapot")
-        page.press("#search", "Enter")
+        choose_class(page, "teapot")
         expect(page.locator("#speaks strong")).to_have_text("teapot")
         page.wait_for_timeout(300)  # the list grew, and browsers tell of a pointer that lies on another row now
         assert page.inner_text("#speaks strong") == "teapot"
@@ -159,8 +169,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(chromium: Browser, 
         page.tap(".answers li:nth-child(3) .answer")
         wait_for_answer(page)
         assert pixels(page) != before
-        page.fill("#search", "golden retriever")
-        page.press("#search", "Enter")
+        choose_class(page, "golden retriever")
         expect(page.locator(".answers li")).to_have_count(6)
         assert overflow(page) == 0
         page.screenshot(path=tmp_path / "phone.png", full_page=True)
@@ -291,8 +300,7 @@ def test_a_link_shows_the_same_sample_class_and_method_to_somebody_else(chromium
         take_sample(page, "coffee.png")
         page.select_option("#method", "hires-cam")
         expect(page.locator("#speaks")).to_contain_text("HiResCAM")
-        page.fill("#search", "teapot")
-        page.press("#search", "Enter")
+        choose_class(page, "teapot")
         expect(page.locator("#speaks strong")).to_have_text("teapot")
         link = page.url
     assert link == f"{address}#method=hires-cam&sample=coffee.png&class=849"
@@ -302,6 +310,48 @@ def test_a_link_shows_the_same_sample_class_and_method_to_somebody_else(chromium
     with tab(chromium, f"{address}#method=nonsense&layer=x&precision=int3&sample=none.png&class=99999") as page:
         expect(page.locator("#method")).to_have_value("grad-cam")
         expect(page.locator("#choose")).to_be_visible()
+
+
+def test_enter_finds_the_class_whose_name_is_still_on_its_way(chromium: Browser, address: str) -> None:
+    held: list[Route] = []
+    with tab(chromium, address) as page:
+        page.route("**/labels", lambda route: held.append(route))
+        take_sample(page, "coffee.png")
+        page.fill("#search", "teapot")
+        page.press("#search", "Enter")
+        expect(page.locator("#found")).to_be_hidden()
+        held[0].continue_()
+        expect(page.locator("#speaks strong")).to_have_text("teapot")
+        expect(page.locator("#search")).to_have_value("")
+
+
+def test_enter_takes_nothing_that_was_typed_on(chromium: Browser, address: str) -> None:
+    held: list[Route] = []
+    with tab(chromium, address) as page:
+        page.route("**/labels", lambda route: held.append(route))
+        take_sample(page, "coffee.png")
+        page.fill("#search", "teapot")
+        page.press("#search", "Enter")
+        page.fill("#search", "spoonb")
+        held[0].continue_()
+        expect(page.locator("#found [aria-selected=true]")).to_contain_text("spoonbill")
+        assert page.inner_text("#speaks strong") == "espresso"
+
+
+def test_a_class_asked_for_while_an_answer_is_on_its_way_is_shown_with_it(chromium: Browser, address: str) -> None:
+    held: list[Route] = []
+    with tab(chromium, address) as page:
+        take_sample(page, "coffee.png")
+        choose_class(page, "spoonbill")
+        page.route("**:explain*class_index=*", lambda route: route.continue_() if held else held.append(route))
+        page.select_option("#method", "hires-cam")
+        choose_class(page, "teapot")
+        page.wait_for_timeout(300)
+        expect(page.locator("body")).to_have_attribute("data-busy", "true")
+        held[0].continue_()
+        expect(page.locator("#speaks")).to_have_text("What speaks for teapot: HiResCAM at features.8")
+        expect(page.locator(".answers li")).to_have_count(7)
+        expect(page.locator(".answer[aria-pressed=true] .label")).to_have_text("teapot")
 
 
 def test_a_segmentation_models_shares_and_pixels_are_shown(chromium: Browser, address: str) -> None:

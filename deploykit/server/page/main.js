@@ -30,6 +30,7 @@ const labels = new Map();
 let models = [];
 let settings = null;
 let running = new AbortController();
+let asking = Promise.resolve(); // of what was asked last
 let turns = 0;
 
 const ranking = createRanking(byId("answers"), {
@@ -120,12 +121,10 @@ async function ask(place) {
   clearErrors();
   state.latency = "";
   setWorking(true);
+  const answering = answer(choice, controller.signal);
+  asking = answering.catch(() => {});
   try {
-    const answers = await explainAll(state.photo, choice, state.extras, controller.signal);
-    Object.assign(state, { answers, answered: choice });
-    fitPhoto(answers[0].photoSize);
-    render();
-    speak(spokenAnswers(state.photo, answers));
+    await answering;
   } catch (error) {
     if (!controller.signal.aborted) fail(place, error);
     return;
@@ -133,6 +132,15 @@ async function ask(place) {
     if (running === controller) setWorking(false);
   }
   if (choice.precisions.length > 1) await measure(choice, controller.signal);
+}
+
+async function answer(choice, signal) {
+  const answers = await explainAll(state.photo, choice, state.extras, signal);
+  signal.throwIfAborted();
+  Object.assign(state, { answers, answered: choice });
+  fitPhoto(answers[0].photoSize);
+  render();
+  speak(spokenAnswers(state.photo, answers));
 }
 
 // A photo that failed is let go; settings that failed go back to those that are answered.
@@ -149,22 +157,33 @@ function fail(place, error) {
   if (!(error.status >= 0)) throw error; // a mistake of this page: the console should have it too
 }
 
+// What is being asked has its answer first: it would take the place of the answers that the class is filled into.
 async function addClass(classIndex) {
-  if (!state.answers.length) return;
+  const { photo } = state;
+  await settled();
+  if (state.photo !== photo || !state.answers.length) return;
   clearErrors();
   if (!state.extras.includes(classIndex) && !likeliest(state.answers).includes(classIndex)) state.extras.push(classIndex);
   const { signal } = running;
+  const before = state.pinned;
+  Object.assign(state, { pinned: classIndex, resting: null });
   try {
-    await Promise.all(state.answers.map((answer) => fillIn(answer, state.photo, state.answered, [classIndex], signal)));
+    await Promise.all(state.answers.map((answer) => fillIn(answer, photo, state.answered, [classIndex], signal)));
   } catch (error) {
-    if (signal.aborted) return;
+    if (signal.aborted) return; // for a question that has the class among its extras
     state.extras = state.extras.filter((one) => one !== classIndex);
+    if (state.pinned === classIndex) state.pinned = before;
     showError("search", error, error.status === 0 ? () => addClass(classIndex) : null);
     return;
   }
-  Object.assign(state, { pinned: classIndex, resting: null });
+  state.resting = null;
   render();
   speakShown();
+}
+
+async function settled() {
+  let last = null;
+  while (last !== asking) await (last = asking);
 }
 
 async function measure(choice, signal) {

@@ -7,6 +7,7 @@ const MOST = 8;
 export function createSearch(field, list, { loadLabels, classes, onChoose }) {
   let matches = [];
   let active = -1;
+  let updating = Promise.resolve();
 
   async function update() {
     const text = field.value;
@@ -38,6 +39,13 @@ export function createSearch(field, list, { loadLabels, classes, onChoose }) {
     } else field.removeAttribute("aria-activedescendant");
   }
 
+  // Whoever types and presses Enter at once means what they typed, and the labels may still be on their way.
+  async function chooseWhenFound() {
+    const text = field.value;
+    await updating;
+    if (field.value === text) choose(active);
+  }
+
   function choose(index) {
     if (!matches[index]) return;
     const { classIndex } = matches[index];
@@ -52,14 +60,14 @@ export function createSearch(field, list, { loadLabels, classes, onChoose }) {
     render(false);
   }
 
-  field.addEventListener("input", update);
+  field.addEventListener("input", () => (updating = update()));
   field.addEventListener("blur", close);
   field.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step && matches.length) {
       active = (active + step + matches.length) % matches.length;
       point();
-    } else if (event.key === "Enter") choose(active);
+    } else if (event.key === "Enter") chooseWhenFound();
     else if (event.key === "Escape" && field.value) {
       field.value = "";
       close();
