@@ -15,6 +15,8 @@ from deploykit.spec import Precision
 from tests.conftest import Deploykit
 from tests.unit.test_bench_plans import Plan
 
+pytestmark = pytest.mark.alone
+
 QUICK = ("--batch", "1,2", "--seconds", "0.2")
 
 

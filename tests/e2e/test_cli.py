@@ -38,6 +38,7 @@ def test_help_lists_the_verbs_quickly_and_imports_nothing_heavy() -> None:
     assert all(verb in done.stdout for verb in VERBS)
 
 
+@pytest.mark.alone
 def test_help_takes_less_than_0_3_s() -> None:
     # The best of five: the others may have waited for a neighbour.
     times = []

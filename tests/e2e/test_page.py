@@ -30,7 +30,7 @@ from tests.e2e.browser import (
     wait_for_answer,
 )
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")]
 
 PHONE = (360, 740)
 WHITE, DARK = "rgb(247, 247, 248)", "rgb(19, 19, 22)"

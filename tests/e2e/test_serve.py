@@ -16,6 +16,8 @@ from deploykit.bundle import Bundle
 from tests.conftest import Deploykit
 from tests.e2e.serving import Server, ask, bright_logit, count, grey, logit_of, tensor
 
+pytestmark = pytest.mark.alone
+
 ROUNDING = 1e-5
 """Logits here are below 2; a batch of another size may sum in another order, which moves float32 by a few 1e-7."""
 

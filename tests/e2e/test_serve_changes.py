@@ -19,6 +19,8 @@ from tests.conftest import Deploykit
 from tests.e2e.serving import HEAD, Server, ask, connect, count, grey, logit_of, serving, tensor, until
 from tests.unit.bright_bundle import SPEC, bright_graph, described_as, make_bundle
 
+pytestmark = pytest.mark.alone
+
 
 def with_bias(path: Path, bias: float) -> Bundle:
     """The bright bundle, whose first logit is that much higher."""

@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.serving import HEAD, Server, ask, connect, count, grey, logit_of, until
 from tests.unit.served import flat_png
 
+pytestmark = pytest.mark.alone
+
 
 def test_small_uploads_of_enormous_pictures_cost_nothing_and_disturb_nobody(server: Server) -> None:
     """Case O27: below 0.2 s, below 50 MB, and a normal request meanwhile is answered."""

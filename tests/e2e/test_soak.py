@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.alone
+
 
 def test_nothing_is_lost_or_wrong_while_uploads_are_bad_bundles_change_and_workers_die() -> None:
     done = subprocess.run(

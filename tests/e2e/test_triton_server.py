@@ -38,6 +38,8 @@ from tests.triton_config import parse_config, parse_served
 from tests.triton_server import TritonServer, labels_request, read_labels, run_triton, unpack_server
 from tests.unit.bright_bundle import make_bundle
 
+pytestmark = pytest.mark.alone
+
 Array = npt.NDArray[Any]
 
 OWN = ["lite0", "lite0_explain", "lite0_preprocess", "lite0_postprocess", "lite0_pipeline"]

@@ -14,7 +14,7 @@ from deploykit.benchmark.rounds import measure_sides
 from deploykit.benchmark.timing import Burst, Synchronous, summarize, time_callers, time_calls
 from deploykit.errors import MeasurementError
 
-pytestmark = pytest.mark.usefixtures("idle_process")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("idle_process")]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from benchmarks.worker import SideAbsent, Worker
 from deploykit.benchmark.rounds import Measurement, measure_sides
 from deploykit.benchmark.timing import Burst, in_process, run_burst, summarize
 
-pytestmark = pytest.mark.usefixtures("idle_process")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("idle_process")]
 
 
 def spin(milliseconds: float) -> None:

@@ -14,6 +14,8 @@ from deploykit.server.batcher import Batcher
 from deploykit.server.settings import BatchSettings
 from deploykit.server.shared_session import SharedSession
 
+pytestmark = pytest.mark.alone
+
 WAIT_S = 10
 
 
