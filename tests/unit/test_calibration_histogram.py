@@ -89,10 +89,22 @@ def test_the_share_above_a_threshold_is_right_to_the_values_of_one_bin(array: Va
     assert abs(histogram.share_above(threshold) - exact) <= tolerance + 1e-12
 
 
-def test_more_values_than_one_piece_are_all_counted() -> None:
-    array = np.random.default_rng(0).standard_normal((3, 41, 333)).astype(np.float32)
+def test_more_values_than_one_piece_are_all_counted_though_the_range_grows_in_the_last() -> None:
+    array = np.random.default_rng(0).standard_normal((3, 411, 333)).astype(np.float32)
+    array[0], array[2, -1, -1] = array[0] / 1000, -70.0
     _assert_equal(_of(array), merge_histograms(_of(array[:1]), _of(array[1:])))
-    assert _of(array).count == array.size
+    _assert_equal(_of(array), _of(array[::-1]))
+    assert (_of(array).count, _of(array).minimum, _of(array).exponent) == (array.size, -70.0, 7)
+
+
+def test_a_value_of_the_last_piece_that_is_not_finite_is_refused_and_counted_with_the_others() -> None:
+    array = np.zeros(600_000, np.float32)
+    array[[100, -1]] = np.inf, np.nan
+    with pytest.raises(FloatingPointError, match="1 NaN and 1 infinite of 600000 values"):
+        _of(array)
+    array[100] = 0
+    with pytest.raises(FloatingPointError, match="1 NaN and 0 infinite of 600000 values"):
+        _of(array)
 
 
 def test_memory_layout_and_other_floats_change_nothing() -> None:
