@@ -23,8 +23,8 @@ SMALLEST_EXPONENT = -100
 """The range is at least 2^-100 (7.9e-31): below it a scale counts as zero, and float32 numbers are about to lose digits."""
 
 _PIECE = 262_144
-"""Values that are counted at once. `numpy.bincount` holds Python's lock, and threads that wait for it at every short step take longer
-together than one alone: EfficientNet-B0's activations took 1.3 times as long in pieces of 16,384, which would stay in the cache."""
+"""Values that are counted at once. `numpy.bincount` holds Python's lock, and threads that wait for it at every short step take
+longer together than one alone: EfficientNet-B0's activations took 1.3 times as long in pieces of 16,384, which fit a cache."""
 
 
 @dataclass(frozen=True, eq=False)
