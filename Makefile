@@ -32,7 +32,7 @@ types: .venv/dev.stamp
 contracts: .venv/dev.stamp
 	$(BIN)/lint-imports
 
-# Side by side on the cores, and then what judges times, which needs the machine to itself.
+# Side by side on the cores, at most four at a time because each holds torch and a model; then what judges times, by itself.
 pytest: .venv/dev.stamp
 	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4 --dist worksteal
 	$(BIN)/python -m pytest -m alone

@@ -80,17 +80,15 @@ def test_int8_plans_are_built_from_the_graph_in_tensorrts_shape(bundle: Path, de
     assert record.files["predict.plan"].size_bytes < 0.5 * (bundle / "fp32/predict.onnx").stat().st_size
 
 
+@pytest.mark.alone
 def test_the_same_build_again_changes_nothing_and_takes_less_than_a_second(bundle: Path, deploykit_here: Deploykit) -> None:
     assert deploykit_here("build", bundle, *SM86).returncode == 0
     manifest = (bundle / "manifest.json").read_bytes()
-    times = []
-    for _ in range(3):  # the best of them: the others may have waited for a neighbour
-        start = time.perf_counter()
-        again = deploykit_here("build", bundle, *SM86)
-        times.append(time.perf_counter() - start)
-        assert again.returncode == 0
-        assert "was there already" in again.stdout
-    assert min(times) < 1
+    start = time.perf_counter()
+    again = deploykit_here("build", bundle, *SM86)
+    assert time.perf_counter() - start < 1
+    assert again.returncode == 0
+    assert "was there already" in again.stdout
     assert (bundle / "manifest.json").read_bytes() == manifest
 
 

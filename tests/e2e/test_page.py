@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from deploykit.bundle import Bundle
 from deploykit.cli.main import run
@@ -312,45 +312,78 @@ def test_a_link_shows_the_same_sample_class_and_method_to_somebody_else(chromium
         expect(page.locator("#choose")).to_be_visible()
 
 
-def test_enter_finds_the_class_whose_name_is_still_on_its_way(chromium: Browser, address: str) -> None:
+def hold_first(page: Page, pattern: str) -> list[Route]:
+    """Hold back the first request of a kind, and let later ones pass. It stands in the list when it has come."""
     held: list[Route] = []
+    page.route(pattern, lambda route: route.continue_() if held else held.append(route))
+    return held
+
+
+def wait_for_held(page: Page, held: list[Route]) -> None:
+    """Wait until it has come."""
+    for _ in range(400):
+        if held:
+            return
+        page.wait_for_timeout(50)
+    pytest.fail("the request never came")
+
+
+def release(page: Page, held: list[Route]) -> None:
+    """Let it pass, once it has come."""
+    wait_for_held(page, held)
+    held[0].continue_()
+
+
+def test_enter_finds_the_class_whose_name_is_still_on_its_way(chromium: Browser, address: str) -> None:
     with tab(chromium, address) as page:
-        page.route("**/labels", lambda route: held.append(route))
+        held = hold_first(page, "**/labels")
         take_sample(page, "coffee.png")
-        page.fill("#search", "teapot")
-        page.press("#search", "Enter")
+        choose_class(page, "teapot")
         expect(page.locator("#found")).to_be_hidden()
-        held[0].continue_()
+        release(page, held)
         expect(page.locator("#speaks strong")).to_have_text("teapot")
         expect(page.locator("#search")).to_have_value("")
 
 
 def test_enter_takes_nothing_that_was_typed_on(chromium: Browser, address: str) -> None:
-    held: list[Route] = []
     with tab(chromium, address) as page:
-        page.route("**/labels", lambda route: held.append(route))
+        held = hold_first(page, "**/labels")
         take_sample(page, "coffee.png")
-        page.fill("#search", "teapot")
-        page.press("#search", "Enter")
+        choose_class(page, "teapot")
         page.fill("#search", "spoonb")
-        held[0].continue_()
+        release(page, held)
         expect(page.locator("#found [aria-selected=true]")).to_contain_text("spoonbill")
+        expect(page.locator("#search")).to_have_value("spoonb")  # a choice empties it at once
         assert page.inner_text("#speaks strong") == "espresso"
 
 
 def test_a_class_asked_for_while_an_answer_is_on_its_way_is_shown_with_it(chromium: Browser, address: str) -> None:
-    held: list[Route] = []
     with tab(chromium, address) as page:
         take_sample(page, "coffee.png")
         choose_class(page, "spoonbill")
-        page.route("**:explain*class_index=*", lambda route: route.continue_() if held else held.append(route))
+        expect(page.locator("#speaks strong")).to_have_text("spoonbill")
+        held = hold_first(
+            page, "**:explain*class_index=*"
+        )  # the last that the method asks: too late for it to learn of another class
         page.select_option("#method", "hires-cam")
+        wait_for_held(page, held)
         choose_class(page, "teapot")
-        page.wait_for_timeout(300)
+        page.wait_for_timeout(300)  # in which a page that does not wait asks for the teapot by the old method
         expect(page.locator("body")).to_have_attribute("data-busy", "true")
-        held[0].continue_()
+        release(page, held)
         expect(page.locator("#speaks")).to_have_text("What speaks for teapot: HiResCAM at features.8")
         expect(page.locator(".answers li")).to_have_count(7)
+        expect(page.locator(".answer[aria-pressed=true] .label")).to_have_text("teapot")
+
+
+def test_a_class_that_is_on_its_way_when_the_method_changes_is_shown_by_the_new_one(chromium: Browser, address: str) -> None:
+    with tab(chromium, address) as page:
+        take_sample(page, "coffee.png")
+        held = hold_first(page, "**:explain*class_index=*")
+        choose_class(page, "teapot")
+        wait_for_held(page, held)
+        page.select_option("#method", "hires-cam")
+        expect(page.locator("#speaks")).to_have_text("What speaks for teapot: HiResCAM at features.8")
         expect(page.locator(".answer[aria-pressed=true] .label")).to_have_text("teapot")
 
 

@@ -10,7 +10,7 @@ from deploykit.bundle.writer import new_folder
 from deploykit.interruption import remember_interrupts, stop_if_interrupted
 
 # What a finalizer raises is dropped, and told as a warning.
-pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class Interrupting:

@@ -121,7 +121,7 @@ async function ask(place) {
   clearErrors();
   state.latency = "";
   setWorking(true);
-  const answering = answer(choice, controller.signal);
+  const answering = takeAnswers(choice, controller.signal);
   asking = answering.catch(() => {});
   try {
     await answering;
@@ -134,7 +134,7 @@ async function ask(place) {
   if (choice.precisions.length > 1) await measure(choice, controller.signal);
 }
 
-async function answer(choice, signal) {
+async function takeAnswers(choice, signal) {
   const answers = await explainAll(state.photo, choice, state.extras, signal);
   signal.throwIfAborted();
   Object.assign(state, { answers, answered: choice });
