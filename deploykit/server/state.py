@@ -23,6 +23,7 @@ class State:
         held: bytes of bodies in memory.
         draining: set when the server is to stop: it is not ready any more and closes connections behind their answers.
         in_flight: requests that are worked on.
+        shares_socket: with other processes, which may go on when this one ends.
     """
 
     settings: Settings
@@ -34,6 +35,7 @@ class State:
     held: HeldBytes
     draining: bool = False
     in_flight: int = 0
+    shares_socket: bool = False
 
 
 @dataclass(eq=False)

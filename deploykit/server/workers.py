@@ -28,6 +28,7 @@ from deploykit.server.metrics import Metrics
 from deploykit.server.repository import Repository
 from deploykit.server.run import serve
 from deploykit.server.settings import Settings
+from deploykit.server.stopping import refuse_connections
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client's variable: where the processes' counters are, so that each can tell of all."""
@@ -68,7 +69,9 @@ def serve_alone(
     try:
         repository = Repository(served.paths, served.settings, metrics, log)
         repository.open_all()
-        serve(make_state(served.settings, repository, metrics, log), listening, lambda: on_ready(repository))
+        state = make_state(served.settings, repository, metrics, log)
+        state.shares_socket = worker is not None
+        serve(state, listening, lambda: on_ready(repository))
     finally:
         log.close()
 
@@ -171,6 +174,7 @@ class _Supervisor:
 
     def _finish(self) -> None:
         """Pass the signal on and wait; a second one is passed on too, which ends the workers at once."""
+        refuse_connections(self._listening)
         self._listening.close()  # or its connections would wait for nobody
         passed, end = 0, time.monotonic() + self._served.settings.grace_s + _EXTRA_S
         while any(worker.is_alive() for worker in self._workers) and time.monotonic() < end:
