@@ -138,10 +138,11 @@ def _check_array(value: object, info: TensorInfo) -> Array:
     seen = source.dtype.newbyteorder("=").name
     if seen != info.dtype and seen not in _CONVERTIBLE.get(info.dtype, frozenset()):
         raise InputError(f"{info.name} has dtype {source.dtype.name}, expected {info}", hint=_dtype_hint(seen, info))
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(source, dtype=info.dtype)
+    array = source
     # A misaligned array counts as contiguous, and a backend may read it with aligned loads.
-    array = np.require(array, requirements="A")
+    if not (source.dtype == info.dtype and source.dtype.isnative and source.flags.c_contiguous and source.flags.aligned):
+        with np.errstate(over="ignore"):
+            array = np.require(np.ascontiguousarray(source, dtype=info.dtype), requirements="A")
     if array.dtype.kind == "f":
         _check_values(array, info)
     return array
@@ -149,7 +150,7 @@ def _check_array(value: object, info: TensorInfo) -> Array:
 
 def _as_array(value: object, info: TensorInfo) -> Array:
     if isinstance(value, np.ndarray):
-        return value
+        return np.asarray(value)  # a subclass such as a masked array becomes a plain one
     if hasattr(value, "__array__"):
         try:
             return np.asarray(value)

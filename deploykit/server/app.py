@@ -27,7 +27,7 @@ def make_state(settings: Settings, repository: Repository, metrics: Metrics, log
         repository=repository,
         metrics=metrics,
         log=log,
-        decode=Pool(settings.workers_of_pool, waiting, "decode", repository.cores),
+        convert=Pool(settings.workers_of_pool, waiting, "convert", repository.cores),
         explain=Pool(max(settings.batch.instances, settings.workers_of_pool), waiting, "explain"),
         held=HeldBytes(settings.max_held_bytes, metrics.held_bytes.set),
     )
@@ -48,7 +48,7 @@ def make_app(state: State) -> Gate:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-            state.decode.close()
+            state.convert.close()
             state.explain.close()
             await state.repository.close()
 

@@ -1,10 +1,10 @@
 """Which waiting requests share a run: the rule of dynamic batching, without threads and without a clock of its own.
 
-In: jobs, and what time it is. Out: the jobs of the next run, or how long to wait. The words are Triton's:
+In: jobs, what is still to be decoded, and what time it is. Out: the jobs of the next run, or how long to wait. Words are Triton's:
 https://github.com/triton-inference-server/server/blob/main/docs/user_guide/batcher.md
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -66,44 +66,92 @@ class Job:
         return sum(array.nbytes for array in self.feeds.values())
 
 
+@dataclass(frozen=True, eq=False)
+class Undecoded:
+    """A request whose arrays are still to be made.
+
+    Args:
+        decode: makes them: for every input, by name. It may take its time, and raise.
+        outputs, deadline, future: of the job that it becomes, see `Job`.
+    """
+
+    decode: Callable[[], Mapping[str, Array]]
+    outputs: tuple[str, ...]
+    deadline: float
+    future: "Future[Answer]" = field(default_factory=Future)
+
+
 class BatchQueue:
-    """Jobs in the order of their arrival. Not locked: its owner is (`deploykit.server.batcher`)."""
+    """Requests in the order of their arrival. Not locked: its owner is (`deploykit.server.batcher`)."""
 
     def __init__(self, settings: BatchSettings) -> None:
         self._settings = settings
-        self._jobs: dict[Job, None] = {}  # ordered, and any job leaves in constant time
+        # Dictionaries are ordered, and any request leaves in constant time.
+        self._jobs: dict[Job, None] = {}
+        self._undecoded: dict[Undecoded, None] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._jobs) + len(self._undecoded)
 
     def add(self, job: Job) -> None:
         """Let a job wait.
 
         Raises:
-            RequestError: it has more rows than a run may have, or as many jobs wait as may.
+            RequestError: it has more rows than a run may have, or as much waits as may.
+        """
+        self._check_count()
+        self.add_decoded(job)
+
+    def add_undecoded(self, request: Undecoded) -> None:
+        """Let a request wait for being decoded.
+
+        Raises:
+            RequestError: as many wait as may.
+        """
+        self._check_count()
+        self._undecoded[request] = None
+
+    def should_decode(self) -> bool:
+        """Whether decoding would bring a run that is not full nearer to it."""
+        return bool(self._undecoded) and len(self._jobs) < self._settings.max_batch_size
+
+    def take_undecoded(self) -> Undecoded | None:
+        """The request that waits longest for being decoded, which is taken out."""
+        if not self._undecoded:
+            return None
+        request = next(iter(self._undecoded))
+        del self._undecoded[request]
+        return request
+
+    def add_decoded(self, job: Job) -> None:
+        """Let the job wait that a request has become, which was counted when it came.
+
+        Raises:
+            RequestError: it has more rows than a run may have, or the jobs that wait hold as much as they may.
         """
         most = self._settings.max_batch_size
         if job.rows > most:
             raise RequestError(400, f"the request has {job.rows} rows, at most {most} are allowed (max_batch_size)")
-        if len(self._jobs) >= self._settings.max_queue_size:
-            raise _full(f"{len(self._jobs)} requests are waiting, no more are allowed (max_queue_size)")
         # One job is taken whatever its size: it has passed the limit of an upload or of a picture.
         if self._jobs and self._bytes + job.size_bytes > self._settings.max_queue_bytes:
             raise _full(f"the requests that wait hold {self._bytes:,} bytes")
         self._jobs[job] = None
         self._bytes += job.size_bytes
 
-    def discard(self, job: Job) -> None:
-        """Take a job out, if it still waits."""
-        if job in self._jobs:
-            self._remove(job)
+    def discard(self, request: Job | Undecoded) -> None:
+        """Take a request out, if it still waits."""
+        if isinstance(request, Undecoded):
+            self._undecoded.pop(request, None)
+        elif request in self._jobs:
+            self._remove(request)
 
-    def expire(self, now: float) -> list[Job]:
-        """Take out the jobs whose deadline has passed."""
-        late = [job for job in self._jobs if job.deadline <= now]
-        for job in late:
-            self._remove(job)
+    def expire(self, now: float) -> list[Job | Undecoded]:
+        """Take out the requests whose deadline has passed."""
+        waiting: list[Job | Undecoded] = [*self._jobs, *self._undecoded]
+        late = [request for request in waiting if request.deadline <= now]
+        for request in late:
+            self.discard(request)
         return late
 
     def take(self, now: float, *, at_once: bool = False) -> tuple[list[Job], float | None]:
@@ -129,6 +177,10 @@ class BatchQueue:
                 return jobs, None
             soonest = wait if soonest is None else min(soonest, wait)
         return [], soonest
+
+    def _check_count(self) -> None:
+        if len(self) >= self._settings.max_queue_size:
+            raise _full(f"{len(self)} requests are waiting, no more are allowed (max_queue_size)")
 
     def _remove(self, job: Job) -> None:
         del self._jobs[job]

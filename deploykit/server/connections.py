@@ -1,4 +1,5 @@
-"""Connections: a request's first line and headers are bounded in bytes and in time, which uvicorn does not do with every parser.
+"""Connections: a request's first line and headers are bounded in bytes and in time, which uvicorn does not do with every parser,
+and the head of an answer is sent with its body.
 
 uvicorn's seam is its option ``http``, which takes a protocol class; so this is the one place that derives from another's class.
 """
@@ -33,7 +34,7 @@ def bounded_protocol(timeout_s: float, most_bytes: int) -> type[asyncio.Protocol
         _head_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(_Joined(transport, self.loop))
             self._await_head()
 
         def data_received(self, data: bytes) -> None:
@@ -70,6 +71,36 @@ def bounded_protocol(timeout_s: float, most_bytes: int) -> type[asyncio.Protocol
                 self._head_timer = None
 
     return BoundedProtocol
+
+
+class _Joined:
+    """A transport that sends together what is written in one turn of the event loop.
+
+    uvicorn writes the head of an answer, then its body. Sent alone, the head is a packet of its own that wakes its reader in vain.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send it at the end of this turn."""
+        if not self._pieces:
+            self._loop.call_soon(self._send)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        """Close the transport behind what has been written."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces and not self._transport.is_closing():
+            self._transport.write(b"".join(pieces))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def _ends_within(data: bytes, most_bytes: int) -> bool:

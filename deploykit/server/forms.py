@@ -1,17 +1,16 @@
 """A multipart form's bytes in, the content of one named file out (RFC 7578). In memory: the body has been bounded before."""
 
-from email.message import Message
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deploykit.errors import RequestError
 
 _MOST_PARTS = 32
 
 
-def read_file(body: bytes | bytearray, boundary: str, name: str) -> bytes:
+def read_file(body: bytes | bytearray, boundary: bytes, name: str) -> bytes:
     """The content of the one part of that name.
 
     Raises:
@@ -19,7 +18,7 @@ def read_file(body: bytes | bytearray, boundary: str, name: str) -> bytes:
     """
     parts = _Parts(name)
     try:
-        parser = MultipartParser(boundary.encode("latin-1", "replace"), parts.callbacks())
+        parser = MultipartParser(boundary, parts.callbacks())
         parser.write(bytes(body))
         parser.finalize()
     except FormParserError as error:
@@ -37,7 +36,7 @@ class _Parts:
     """What the parser has told so far: the content of the wanted parts, and the header that is being read."""
 
     def __init__(self, wanted: str) -> None:
-        self._wanted, self._name, self._count = wanted, "", 0
+        self._wanted, self._name, self._count = wanted.encode(), b"", 0
         self._field, self._value = bytearray(), bytearray()
         self.found: list[bytearray] = []
         self.has_ended = False
@@ -56,7 +55,7 @@ class _Parts:
         }
 
     def _begin_part(self) -> None:
-        self._count, self._name = self._count + 1, ""
+        self._count, self._name = self._count + 1, b""
         if self._count > _MOST_PARTS:
             raise RequestError(400, f"the form has more than {_MOST_PARTS} parts")
 
@@ -65,9 +64,7 @@ class _Parts:
 
     def _end_header(self) -> None:
         if self._field.lower() == b"content-disposition":
-            message = Message()
-            message["content-disposition"] = self._value.decode("latin-1")
-            self._name = str(message.get_param("name", "", "content-disposition"))
+            self._name = parse_options_header(bytes(self._value))[1].get(b"name", b"")
 
     def _end_headers(self) -> None:
         if self._name == self._wanted:

@@ -135,14 +135,14 @@ async def infer(request: Request) -> Response:
             names = [one.name for one in wanted]
             # Large arrays are looked through for NaN, which takes longer than the event loop should stand still.
             if len(body) > (1 << 20):
-                submitted = await state.decode.run(lambda: graph.submit(_feeds(parsed, graph), names, deadline))
+                submitted = await state.convert.run(lambda: graph.submit(_feeds(parsed, graph), names, deadline))
             else:
                 submitted = graph.submit(_feeds(parsed, graph), names, deadline)
             answer: Answer = await answer_in_time(request, asyncio.wrap_future(submitted), deadline)
             note.stages_ms.update(queue=answer.queue_s * 1e3, infer=answer.infer_s * 1e3)
             encode = partial(encode_answer, parsed, target.name, wanted, answer.outputs, target.model.labels)
             size = sum(answer.outputs[one.name].nbytes for one in wanted if not one.binary)
-            pieces, header_length = await state.decode.run(encode) if size > _IN_A_THREAD else encode()
+            pieces, header_length = await state.convert.run(encode) if size > _IN_A_THREAD else encode()
             return await _response(request, pieces, header_length)
 
 
@@ -189,7 +189,7 @@ async def _parse(request: Request, body: bytearray) -> InferRequest:
     json_size = len(body) if length is None or not length.isdecimal() else int(length)
     if not encoding and json_size <= _IN_A_THREAD:
         return parse_request(body, length)
-    return await state.decode.run(lambda: parse_request(unpack(body, encoding, settings.max_upload_bytes), length))
+    return await state.convert.run(lambda: parse_request(unpack(body, encoding, settings.max_upload_bytes), length))
 
 
 def _feeds(parsed: InferRequest, graph: Batcher) -> dict[str, Array]:
@@ -213,7 +213,7 @@ async def _response(request: Request, pieces: list[bytes], header_length: int | 
     coding = _coding(request.headers.get("accept-encoding", ""))
     if coding is not None:
         pack = gzip.compress if coding == "gzip" else zlib.compress
-        body = await state_of(request).decode.run(lambda: pack(body, 1))
+        body = await state_of(request).convert.run(lambda: pack(body, 1))
         headers["content-encoding"] = coding
     kind = "application/json" if header_length is None else "application/octet-stream"
     return Response(body, media_type=kind, headers=headers)

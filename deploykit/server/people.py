@@ -20,8 +20,9 @@ from starlette.routing import Route
 from deploykit.errors import RequestError
 from deploykit.image.formats import SUFFIXES
 from deploykit.runtime.photo_limits import photo_limits
+from deploykit.runtime.session import Array
 from deploykit.server.gate import json_response
-from deploykit.server.pictures import explain_photo, see, tell_logits
+from deploykit.server.pictures import Seen, explain_photo, see, tell_logits
 from deploykit.server.questions import Question, read_explain, read_predict
 from deploykit.server.served_model import Graphs, ServedModel
 from deploykit.server.settings import Settings
@@ -145,16 +146,21 @@ async def _predict(
 ) -> list[dict[str, Any]]:
     state, note, manifest = state_of(request), note_of(request), model.manifest
     before = note.elapsed_ms()
-    read = partial(_picture, request, body, state.settings)
     limits = photo_limits(graphs.predict, manifest.input, state.settings.limits)
-    seen = await state.decode.run(partial(see, read, limits, manifest))
-    note.stages_ms["decode"] = seen.decode_ms
-    waited_ms = max(0.0, note.elapsed_ms() - before - seen.decode_ms)
-    answer = await asyncio.wrap_future(graphs.predict.submit({"image": seen.image}, ["logits"], deadline))
-    note.stages_ms.update(queue=waited_ms + answer.queue_s * 1e3, infer=answer.infer_s * 1e3)
+    decoded: list[Seen] = []
+
+    def decode() -> dict[str, Array]:
+        seen = see(partial(_picture, request, body, state.settings), limits, manifest)
+        decoded.append(seen)
+        return {"image": seen.image}
+
+    answer = await asyncio.wrap_future(graphs.predict.submit_undecoded(decode, ["logits"], deadline))
+    (seen,), infer_ms = decoded, answer.infer_s * 1e3
+    waited_ms = max(0.0, note.elapsed_ms() - before - seen.decode_ms - infer_ms)
+    note.stages_ms.update(decode=seen.decode_ms, queue=waited_ms, infer=infer_ms)
     logits = answer.outputs["logits"][0]
     if logits.ndim > 1:  # a class for every pixel: too long for the event loop
-        return await state.decode.run(partial(tell_logits, logits, seen, model, question.top))
+        return await state.convert.run(partial(tell_logits, logits, seen, model, question.top))
     return tell_logits(logits, seen, model, question.top)
 
 

@@ -1,4 +1,4 @@
-"""Threads for decoding and drawing, off the event loop, with a bound on what waits for them."""
+"""Threads for large requests and for drawing, off the event loop, with a bound on what waits for them."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ class Pool:
             if self._count >= self._most:
                 raise RequestError(
                     503,
-                    f"{self._count} requests wait to be decoded",
+                    f"{self._count} requests wait for a thread",
                     "ask again later",
                     kind="queue_full",
                     headers={"retry-after": "1"},

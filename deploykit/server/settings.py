@@ -61,7 +61,7 @@ class Settings:
         keep_alive_s: how long a connection may be idle.
         grace_s: how long a stopped server goes on with what it has accepted.
         poll_s: how often bundles are looked at for a new manifest.
-        workers_of_pool: threads that decode and draw.
+        workers_of_pool: threads that draw, that convert large requests, and that decode where those that run do not.
         shared_cores: on which decoding and runs take turns (`deploykit.server.cores.Cores`); 0 lets each start when it can.
         api_key: that requests must carry; None for none.
         backend, provider, threads: what answers; see `deploykit.runtime.opening.Answering`.

@@ -18,7 +18,7 @@ class State:
     """One server's parts.
 
     Args:
-        decode: threads that decode pictures and read large requests.
+        convert: threads that read large requests and write large answers.
         explain: threads that explain and draw.
         held: bytes of bodies in memory.
         draining: set when the server is to stop: it is not ready any more and closes connections behind their answers.
@@ -30,7 +30,7 @@ class State:
     repository: Repository
     metrics: Metrics
     log: Log
-    decode: Pool
+    convert: Pool
     explain: Pool
     held: HeldBytes
     draining: bool = False

@@ -12,8 +12,8 @@ import contextlib
 import json
 import zlib
 from collections.abc import AsyncIterator, Callable
-from email.message import Message
 
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from deploykit.errors import RequestError
@@ -116,11 +116,10 @@ def find_picture(body: bytes | bytearray, content_type: str) -> bytes | bytearra
     Raises:
         RequestError: 415 another content type; 400 or 422 no picture where one should be.
     """
-    message = Message()
-    message["content-type"] = content_type or "application/octet-stream"
-    kind = message.get_content_type()
+    name, options = parse_options_header(content_type or "application/octet-stream")
+    kind = name.decode("latin-1")
     if kind == "multipart/form-data":
-        picture: bytes | bytearray = read_file(body, str(message.get_param("boundary", "")), _FIELD)
+        picture: bytes | bytearray = read_file(body, options.get(b"boundary", b""), _FIELD)
     elif kind == "application/json":
         picture = _from_json(body)
     elif kind == "application/octet-stream" or kind.startswith("image/"):

@@ -42,22 +42,27 @@ async def answer_in_time(request: Request, work: Awaitable[T], deadline: float) 
     Raises:
         RequestError: 504 too late, 499 gone; or what the work raises.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    is_late = False
+
+    def give_up() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(max(deadline - time.monotonic(), 0), give_up)
+    gone.add_done_callback(lambda _: task.cancel())
     try:
-        await asyncio.wait({task, gone}, timeout=max(deadline - time.monotonic(), 0), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
+        return await task
+    except asyncio.CancelledError:
+        if is_late:
+            raise late("before the answer was there") from None
         if gone.done():
-            raise RequestError(GONE_STATUS, "the caller has gone", kind="gone")
-        raise late("before the answer was there")
+            raise RequestError(GONE_STATUS, "the caller has gone", kind="gone") from None
+        raise  # this request's own task was cancelled
     finally:
+        timer.cancel()
         gone.cancel()
-        if not task.done():
-            task.cancel()
-            task.add_done_callback(
-                lambda ended: None if ended.cancelled() else ended.exception()
-            )  # looked at, so not complained about
 
 
 async def _disconnected(request: Request) -> None:

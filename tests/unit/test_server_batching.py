@@ -1,7 +1,8 @@
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from deploykit.errors import InputError, RequestError, SessionError
 from deploykit.runtime.session import Array, TensorInfo
-from deploykit.server.batch_queue import BatchQueue, Job
+from deploykit.server.batch_queue import BatchQueue, Job, Undecoded
 from deploykit.server.batcher import Batcher
+from deploykit.server.cores import Cores
 from deploykit.server.settings import BatchSettings
 from deploykit.server.shared_session import SharedSession
 
@@ -58,6 +60,10 @@ def row(*values: float) -> dict[str, Array]:
 
 def job(at: float, rows: int = 1, outputs: tuple[str, ...] = ("a",), deadline: float = 1e9) -> Job:
     return Job({"x": np.zeros((rows, 1), np.float32)}, rows, outputs, at, deadline)
+
+
+def undecoded(deadline: float = 1e9) -> Undecoded:
+    return Undecoded(lambda: row(0), ("a",), deadline)
 
 
 def queue(*jobs: Job, **settings: Any) -> BatchQueue:
@@ -136,6 +142,50 @@ def test_a_job_whose_time_is_up_leaves_the_queue() -> None:
     assert made.expire(2.0) == [late]
     assert made.take(2.0)[0] == [good]
     assert len(made) == 0
+
+
+def test_what_is_still_to_be_decoded_waits_in_its_order_and_counts_as_waiting() -> None:
+    first, second = undecoded(), undecoded()
+    waiting = queue(max_queue_size=2)
+    waiting.add_undecoded(first)
+    waiting.add_undecoded(second)
+    for refused in (lambda: waiting.add_undecoded(undecoded()), lambda: waiting.add(job(0))):
+        with pytest.raises(RequestError, match="2 requests are waiting") as full:
+            refused()
+        assert full.value.status == 503
+    assert waiting.take_undecoded() is first
+    assert waiting.take_undecoded() is second
+    assert waiting.take_undecoded() is None
+
+
+def test_a_request_that_was_let_in_is_not_refused_for_their_number_once_it_is_decoded_but_for_its_bytes() -> None:
+    waiting = queue(job(0), max_queue_size=1, max_queue_bytes=12)
+    waiting.add_decoded(job(0))
+    with pytest.raises(RequestError, match="hold 8 bytes"):
+        waiting.add_decoded(job(0, rows=2))
+    with pytest.raises(RequestError, match="5 rows, at most 4"):
+        waiting.add_decoded(job(0, rows=5))
+    assert len(waiting) == 2
+
+
+def test_decoding_goes_first_until_a_run_is_full() -> None:
+    waiting = queue(job(0), max_batch_size=2)
+    assert not waiting.should_decode()  # nothing is there to decode
+    waiting.add_undecoded(undecoded())
+    assert waiting.should_decode()
+    waiting.add(job(0))
+    assert not waiting.should_decode()
+
+
+def test_what_is_still_to_be_decoded_leaves_when_its_time_is_up_or_nobody_wants_it() -> None:
+    hurried, patient, unwanted = undecoded(deadline=5), undecoded(), undecoded()
+    waiting = queue()
+    for request in (hurried, patient, unwanted):
+        waiting.add_undecoded(request)
+    waiting.discard(unwanted)
+    assert waiting.expire(5.0) == [hurried]
+    assert waiting.take_undecoded() is patient
+    assert len(waiting) == 0
 
 
 def test_callers_that_meet_in_a_run_get_their_own_rows() -> None:
@@ -226,6 +276,124 @@ def test_instances_run_at_the_same_time() -> None:
     session.may_run.set()
     assert sorted(float(a.result(WAIT_S).outputs["same"][0, 0]) for a in answers) == [1, 2]
     batcher.close()
+
+
+def test_no_more_runs_at_a_time_than_instances_though_there_is_a_thread_more() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=1))
+    answers = [batcher.submit(row(value), None, 1e12) for value in (1, 2)]
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    assert not session.has_begun.acquire(timeout=0.2)
+    session.may_run.set()
+    assert [float(a.result(WAIT_S).outputs["same"][0, 0]) for a in answers] == [1, 2]
+    batcher.close()
+
+
+@pytest.fixture(params=[0, 2], ids=["threads that run decode", "decoders"])
+def cores(request: pytest.FixtureRequest) -> Iterator[Cores]:
+    """No bound on what is at work, and both ways of decoding."""
+    made = Cores(decoders=request.param)
+    yield made
+    made.close()
+
+
+def test_a_request_is_decoded_and_then_run(cores: Cores) -> None:
+    batcher = Batcher(Doubling(), BatchSettings(), cores=cores)
+    answers = [batcher.submit_undecoded(partial(row, value), ["double"], 1e12) for value in range(20)]
+    assert [float(a.result(WAIT_S).outputs["double"][0, 0]) for a in answers] == [2 * value for value in range(20)]
+    batcher.close()
+
+
+def test_while_a_run_goes_on_the_next_is_decoded_until_it_is_full() -> None:
+    session = Doubling()
+    decoded: list[float] = []
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=2))
+    batcher.submit(row(0), None, 1e12)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+
+    def decode(value: float) -> dict[str, Array]:
+        decoded.append(value)
+        return row(value)
+
+    answers = [batcher.submit_undecoded(partial(decode, value), None, 1e12) for value in (1, 2, 3, 4)]
+    until = time.monotonic() + WAIT_S
+    while len(decoded) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert decoded == [1, 2]  # the third would only hold memory
+    session.may_run.set()
+    assert [float(a.result(WAIT_S).outputs["same"][0, 0]) for a in answers] == [1, 2, 3, 4]
+    assert session.runs[:2] == [[0], [1, 2]]
+    batcher.close()
+
+
+def test_what_cannot_be_decoded_fails_alone(cores: Cores) -> None:
+    def fail() -> dict[str, Array]:
+        raise RequestError(415, "that is a song")
+
+    batcher = Batcher(Doubling(), BatchSettings(), cores=cores)
+    made: list[Callable[[], dict[str, Array]]] = [partial(row, 1), fail, lambda: {"y": np.zeros(1)}, partial(row, 2)]
+    first, song, nameless, last = [batcher.submit_undecoded(decode, None, 1e12) for decode in made]
+    with pytest.raises(RequestError, match="song"):
+        song.result(WAIT_S)
+    with pytest.raises(InputError, match="inputs are y, the graph takes x"):
+        nameless.result(WAIT_S)
+    assert (first.result(WAIT_S).outputs["same"][0, 0], last.result(WAIT_S).outputs["same"][0, 0]) == (1, 2)
+    batcher.close()
+
+
+def test_what_is_cancelled_or_late_is_not_decoded_and_what_is_cancelled_while_it_is_decoded_is_not_run(cores: Cores) -> None:
+    now, session = [0.0], Doubling()
+    decoded: list[float] = []
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=1), clock=lambda: now[0], cores=cores)
+    running = batcher.submit(row(0), None, 100.0)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    is_decoding, may_go = threading.Semaphore(0), threading.Event()
+
+    def decode(value: float) -> dict[str, Array]:
+        decoded.append(value)
+        is_decoding.release()
+        assert may_go.wait(WAIT_S)
+        return row(value)
+
+    held = [batcher.submit_undecoded(partial(decode, value), None, 100.0) for value in (1, 2)]
+    decoders = 1 if cores.decoders is None else 2  # the other thread is in the run
+    for _ in range(decoders):
+        assert is_decoding.acquire(timeout=WAIT_S)
+    assert held[0].cancel()
+    unwanted = batcher.submit_undecoded(lambda: decode(3), None, 100.0)
+    hurried = batcher.submit_undecoded(lambda: decode(4), None, 1.0)
+    assert unwanted.cancel()
+    now[0] = 2.0
+    may_go.set()
+    session.may_run.set()
+    with pytest.raises(RequestError, match="time was up"):
+        hurried.result(WAIT_S)
+    assert held[1].result(WAIT_S).outputs["same"].tolist() == [[2]]
+    assert running.result(WAIT_S).outputs["same"].tolist() == [[0]]
+    batcher.close()
+    assert sorted(decoded) == [1, 2]
+    assert session.runs == [[0], [2]]
+
+
+def test_closing_finishes_what_is_still_to_be_decoded(cores: Cores) -> None:
+    session = Doubling()
+    batcher = Batcher(session, BatchSettings(max_batch_size=2, max_queue_delay_us=60_000_000, instances=2), cores=cores)
+
+    def decode(value: float) -> dict[str, Array]:
+        time.sleep(0.02)
+        return row(value)
+
+    answers = [batcher.submit_undecoded(partial(decode, value), None, 1e12) for value in range(5)]
+    assert batcher.submit_undecoded(lambda: decode(5), None, 1e12).cancel()
+    batcher.close()
+    assert [float(a.result(0).outputs["same"][0, 0]) for a in answers] == [0, 1, 2, 3, 4]
+    assert session.is_closed
+    with pytest.raises(SessionError, match="closed"):
+        batcher.submit_undecoded(lambda: row(1), None, 1e12)
 
 
 def test_closing_finishes_what_waits_and_then_takes_nothing() -> None:

@@ -20,7 +20,7 @@ def test_a_call_that_has_not_begun_is_dropped_and_leaves_its_place() -> None:
         first = asyncio.ensure_future(pool.run(lambda: may_end.wait(WAIT_S)))
         second = asyncio.ensure_future(pool.run(lambda: called.append("called")))
         await asyncio.sleep(0)
-        with pytest.raises(RequestError, match="2 requests wait to be decoded"):
+        with pytest.raises(RequestError, match="2 requests wait for a thread"):
             await pool.run(lambda: None)
         second.cancel()
         await asyncio.wait({second})
