@@ -4,6 +4,7 @@ Each client is a thread with one connection that it keeps, and sends its next re
 loop). Requests are made once and answers are read no further than they must be, so that the clients take little of the machine.
 """
 
+import re
 import socket
 import threading
 import time
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 HOST = "127.0.0.1"
 TIMEOUT_S = 60.0
 
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)")
+
 
 @dataclass(frozen=True)
 class Load:
@@ -21,18 +24,14 @@ class Load:
 
     Args:
         latencies_ms: of the requests that were answered with 200, in no order.
-        elapsed_s: from the first request to the last answer.
+        per_second: answers with 200 a second, while every client had a request under way: neither the time in which the first
+            are answered counts nor that in which the last are.
         failures: how often, by the status or the name of the error.
     """
 
     latencies_ms: tuple[float, ...]
-    elapsed_s: float
+    per_second: float
     failures: Mapping[str, int]
-
-    @property
-    def per_second(self) -> float:
-        """Answers with 200 a second."""
-        return len(self.latencies_ms) / self.elapsed_s
 
 
 def multipart(field: str, name: str, data: bytes, content_type: str) -> tuple[bytes, str]:
@@ -50,18 +49,27 @@ def post(path: str, body: bytes, content_type: str) -> bytes:
     return head.encode() + body
 
 
-def drive(port: int, request: bytes, *, clients: int, seconds: float, check: Callable[[bytes], bool] | None = None) -> Load:
+def drive(
+    port: int,
+    request: bytes,
+    *,
+    clients: int,
+    seconds: float,
+    warm_s: float = 0.0,
+    check: Callable[[bytes], bool] | None = None,
+) -> Load:
     """Send a request again and again from so many clients at once, for so long.
 
     Args:
+        warm_s: what is answered in so many seconds before is not looked at, except for failures.
         check: whether the body of an answer is right; one that is not counts as the failure ``wrong answer``.
     """
-    latencies: list[list[float]] = [[] for _ in range(clients)]
+    answers: list[list[tuple[float, float]]] = [[] for _ in range(clients)]  # when it came, and how long it took
     failures: Counter[str] = Counter()
     barrier = threading.Barrier(clients + 1)
     stop = threading.Event()
 
-    def work(mine: list[float]) -> None:
+    def work(mine: list[tuple[float, float]]) -> None:
         connection: socket.socket | None = None
         barrier.wait()
         while not stop.is_set():
@@ -80,22 +88,25 @@ def drive(port: int, request: bytes, *, clients: int, seconds: float, check: Cal
             elif check is not None and not check(body):
                 failures["wrong answer"] += 1
             else:
-                mine.append((time.perf_counter() - start) * 1e3)
+                mine.append((now := time.perf_counter(), (now - start) * 1e3))
             if is_last:
                 close(connection)
                 connection = None
         close(connection)
 
-    threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in latencies]
+    threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in answers]
     for thread in threads:
         thread.start()
     barrier.wait()
-    start = time.perf_counter()
+    stop.wait(warm_s)
+    begin = time.perf_counter()
     stop.wait(seconds)
+    end = time.perf_counter()
     stop.set()
     for thread in threads:
         thread.join()
-    return Load(tuple(ms for mine in latencies for ms in mine), time.perf_counter() - start, dict(failures))
+    seen = [answer for mine in answers for answer in mine if answer[0] >= begin]
+    return Load(tuple(ms for _, ms in seen), sum(when <= end for when, _ in seen) / (end - begin), dict(failures))
 
 
 def exchange(connection: socket.socket, request: bytes) -> tuple[str, bytes, bool]:
@@ -108,16 +119,15 @@ def exchange(connection: socket.socket, request: bytes) -> tuple[str, bytes, boo
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         data += _more(connection)
-    head = data[:end].decode("latin-1").split("\r\n")
-    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-    if "content-length" not in fields:
+    head = data[:end].lower()
+    if (length := _LENGTH.search(head)) is None:
         raise OSError("the answer has no Content-Length")
-    left = int(fields["content-length"]) - (len(data) - end - 4)
+    left = int(length[1]) - (len(data) - end - 4)
     parts = [data[end + 4 :]]
     while left > 0:
         parts.append(_more(connection))
         left -= len(parts[-1])
-    return head[0].split(" ")[1], b"".join(parts), fields.get("connection", "").lower() == "close"
+    return head[9:12].decode("latin-1"), b"".join(parts), b"\r\nconnection: close" in head
 
 
 def close(connection: socket.socket | None) -> None:

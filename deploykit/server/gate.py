@@ -34,6 +34,8 @@ _SECURITY_HEADERS = [
 _LINGER_BODIES = 4
 """How many of the largest allowed bodies are read and dropped of a request that is answered before its end."""
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,64}")
 
 _OPEN = re.compile(r"/(docs|page/.*|docs/.*|openapi\.json|metrics|v2/health/(live|ready))?")
@@ -178,4 +180,4 @@ def _add_headers(message: Message, request_id: str, *, closing: bool) -> None:
 
 def json_response(value: object) -> Response:
     """An answer of JSON: UTF-8 without spaces."""
-    return Response(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), media_type="application/json")
+    return Response(_JSON.encode(value).encode(), media_type="application/json")

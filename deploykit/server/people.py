@@ -21,6 +21,7 @@ from deploykit.errors import RequestError
 from deploykit.image.formats import SUFFIXES
 from deploykit.runtime.photo_limits import photo_limits
 from deploykit.runtime.session import Array
+from deploykit.server.batch_queue import Answer
 from deploykit.server.gate import json_response
 from deploykit.server.pictures import Seen, explain_photo, see, tell_logits
 from deploykit.server.questions import Question, read_explain, read_predict
@@ -61,8 +62,7 @@ async def predict(request: Request) -> Response:
         async with read_body(request, state.settings, state.held) as body:
             note.stages_ms["upload"] = note.elapsed_ms()
             deadline = deadline_of(request, state.settings)
-            work = _predict(request, body, model, graphs, question, deadline)
-            predictions = await answer_in_time(request, work, deadline)
+            predictions = await _predict(request, body, model, graphs, question, deadline)
     return json_response({**_about(model, precision, graphs, note), "predictions": predictions, "timing_ms": _timing(note)})
 
 
@@ -154,13 +154,15 @@ async def _predict(
         decoded.append(seen)
         return {"image": seen.image}
 
-    answer = await asyncio.wrap_future(graphs.predict.submit_undecoded(decode, ["logits"], deadline))
+    submitted = graphs.predict.submit_undecoded(decode, ["logits"], deadline)
+    answer: Answer = await answer_in_time(request, asyncio.wrap_future(submitted), deadline)
     (seen,), infer_ms = decoded, answer.infer_s * 1e3
     waited_ms = max(0.0, note.elapsed_ms() - before - seen.decode_ms - infer_ms)
     note.stages_ms.update(decode=seen.decode_ms, queue=waited_ms, infer=infer_ms)
     logits = answer.outputs["logits"][0]
     if logits.ndim > 1:  # a class for every pixel: too long for the event loop
-        return await state.convert.run(partial(tell_logits, logits, seen, model, question.top))
+        work = state.convert.run(partial(tell_logits, logits, seen, model, question.top))
+        return await answer_in_time(request, work, deadline)
     return tell_logits(logits, seen, model, question.top)
 
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import contextlib
 import json
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 
@@ -19,6 +20,11 @@ from starlette.requests import ClientDisconnect, Request
 from deploykit.errors import RequestError
 from deploykit.server.forms import read_file
 from deploykit.server.settings import Settings
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout
 
 _FIELD = "image"
 
@@ -68,7 +74,8 @@ async def read_body(request: Request, settings: Settings, held: HeldBytes) -> As
     try:
         try:
             _check_length(request, settings.max_upload_bytes)
-            await asyncio.wait_for(_fill(body, request, settings.max_upload_bytes, held), settings.upload_timeout_s)
+            async with timeout(settings.upload_timeout_s):
+                await _fill(body, request, settings.max_upload_bytes, held)
         except asyncio.TimeoutError:
             raise RequestError(
                 408,
