@@ -12,7 +12,7 @@ from deploykit.runtime.opening import ONNXRUNTIME
 from deploykit.server.logs import FORMATS
 from deploykit.server.repository import name_bundles
 from deploykit.server.run import address_of, open_socket
-from deploykit.server.settings import BatchSettings, Settings, count_cores, share_cores
+from deploykit.server.settings import CPU_ROWS_AT_ONCE, BatchSettings, Settings, count_cores, share_cores
 from deploykit.server.workers import Served, serve_alone, serve_by_workers
 from deploykit.spec import Precision
 
@@ -89,8 +89,10 @@ def command(
     cores = max(1, count_cores() // workers)
     on_cpu = provider == "cpu" and backend in (None, ONNXRUNTIME)
     instances, threads = share_cores(cores, instances, threads, on_cpu=on_cpu)
+    is_shared = on_cpu and threads == 1
+    rows_at_once = CPU_ROWS_AT_ONCE if is_shared else 0
     settings = Settings(
-        batch=BatchSettings(max_batch_size, max_queue_delay_us, max_queue_size, instances=instances),
+        batch=BatchSettings(max_batch_size, max_queue_delay_us, max_queue_size, instances=instances, rows_at_once=rows_at_once),
         limits=DecodeLimits(max_bytes=max_upload_bytes, max_pixels=max_pixels),
         max_upload_bytes=max_upload_bytes,
         max_held_bytes=max(_SETTINGS.max_held_bytes, 4 * max_upload_bytes),
@@ -103,7 +105,7 @@ def command(
         provider=provider,
         threads=threads,
         workers_of_pool=cores,
-        shared_cores=cores if on_cpu and threads == 1 else 0,
+        shared_cores=cores if is_shared else 0,
         precisions=tuple(dict.fromkeys(Precision(p) for p in precisions)),
         samples=samples,
         allow_untrained=allow_untrained,

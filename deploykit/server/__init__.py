@@ -1,7 +1,7 @@
 """Bundles behind HTTP: the Open Inference Protocol for programs, ``/v1`` for people, and a page. Starlette and uvicorn.
 
     settings.py      what a server is told: limits, times, batching
-    batch_queue.py   which waiting requests share a run; batcher.py runs them; pool.py decodes and draws
+    batch_queue.py   which waiting requests share a run; batcher.py decodes and runs them; pool.py draws and converts
     served_model.py  one generation of a bundle, opened and checked; repository.py replaces it while requests go on
     tensors.py, protocol.py, model_config.py, inference.py    /v2
     uploads.py, questions.py, pictures.py, people.py          /v1
@@ -10,5 +10,5 @@
     metrics.py, logs.py                                       what is told about requests
     app.py, run.py, connections.py, stopping.py               the application, and the process that serves it
 
-A request's way: gate -> route -> lease of a model -> bounded body -> (decoding in a thread) -> batcher -> answer.
+A request's way: gate -> route -> lease of a model -> bounded body -> batcher (decoding, a run) -> answer.
 """

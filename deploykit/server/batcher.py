@@ -17,12 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-import numpy as np
-
 from deploykit.errors import InputError, RequestError, SessionError
 from deploykit.runtime.session import Array, Session, TensorInfo, check_feeds, check_output_names
 from deploykit.server.batch_queue import Answer, BatchQueue, Job, Undecoded
 from deploykit.server.cores import Cores
+from deploykit.server.rows import check_rows, join, split
 from deploykit.server.settings import BatchSettings
 from deploykit.server.statistics import Run, Statistics
 
@@ -62,6 +61,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._is_closed = False
         self._instances, self._running = settings.instances, 0
+        self._rows_at_once = settings.rows_at_once
         self._decoding = 0  # requests that are neither in the queue nor jobs yet
         count = settings.instances + (self._cores.decoders is None)
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"batch-{i}") for i in range(count)]
@@ -242,8 +242,7 @@ class Batcher:
         error: Exception | None = None
         try:
             with self._cores:
-                outputs = self._session.run(_merge(jobs), jobs[0].outputs)
-            _check_rows(outputs, rows)
+                outputs = self._compute(join([job.feeds for job in jobs]), jobs[0].outputs)
         except Exception as caught:  # whatever a backend raises, its thread must go on for the others
             error = caught
         ended = self._clock()
@@ -263,19 +262,10 @@ class Batcher:
             for job in jobs:
                 self._run([job])
 
-
-def _merge(jobs: Sequence[Job]) -> Mapping[str, Array]:
-    if len(jobs) == 1:
-        return jobs[0].feeds
-    return {name: np.concatenate([job.feeds[name] for job in jobs]) for name in jobs[0].feeds}
-
-
-def _check_rows(outputs: Mapping[str, Array], rows: int) -> None:
-    """Refuse answers that cannot be told apart by row.
-
-    Raises:
-        SessionError: an output's first dimension is not the batch's.
-    """
-    for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != rows:
-            raise SessionError(f"output {name} has shape {list(array.shape)} for a batch of {rows}")
+    def _compute(self, feeds: dict[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        found = []
+        for part in split(feeds, self._rows_at_once) if self._rows_at_once else [feeds]:
+            outputs = self._session.run(part, names)
+            check_rows(outputs, len(next(iter(part.values()))))
+            found.append(outputs)
+        return join(found)

@@ -34,7 +34,7 @@ def bounded_protocol(timeout_s: float, most_bytes: int) -> type[asyncio.Protocol
         _head_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(_Joined(transport, self.loop))
+            super().connection_made(JoinedTransport(transport, self.loop))
             self._await_head()
 
         def data_received(self, data: bytes) -> None:
@@ -73,7 +73,7 @@ def bounded_protocol(timeout_s: float, most_bytes: int) -> type[asyncio.Protocol
     return BoundedProtocol
 
 
-class _Joined:
+class JoinedTransport:
     """A transport that sends together what is written in one turn of the event loop.
 
     uvicorn writes the head of an answer, then its body. Sent alone, the head is a packet of its own that wakes its reader in vain.

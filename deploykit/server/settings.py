@@ -11,20 +11,25 @@ from deploykit.spec import Precision
 _MOST_INSTANCES = 8
 """Beyond it a run gets more threads instead, so that a lone caller does not wait for one core of many."""
 
+CPU_ROWS_AT_ONCE = 2
+"""What `BatchSettings.rows_at_once` is best where each run has one core."""
+
 
 @dataclass(frozen=True)
 class BatchSettings:
     """How requests are put together. The words and their meaning are those of Triton's model configuration.
 
     Args:
-        max_batch_size: rows of one run at most; a request of more is refused. 4 is Triton's own default for ONNX Runtime; on a CPU
-            larger runs cost more per row than single ones (EfficientNet-Lite0 on one core: 5.0 ms at 1, 5.1 at 4, 5.7 at 8), a GPU
+        max_batch_size: rows of one run at most; a request of more is refused. 4 is Triton's own default for ONNX Runtime; a GPU
             wants more.
         max_queue_delay_us: how long the oldest request may wait for others while a run could start. 0 takes what is there:
             what arrives during a run shares the next one, so a busy server batches and an idle one does not wait.
         max_queue_size: requests that may wait; one more is answered with 503.
         max_queue_bytes: of arrays that may wait; graphs that take photos at their own size hold megabytes for each.
         instances: runs at the same time.
+        rows_at_once: that a run computes at a time, and then the next; its answers are given together. 0 for all of them. On a CPU
+            the activations of many rows push each other out of the caches: two runs on two cores take 9.3 ms a picture at 2 rows,
+            9.5 at 1, 9.7 at 4 and 10.0 at 8 (EfficientNet-Lite0; ResNet-50 takes 77 to 80 ms at any).
     """
 
     max_batch_size: int = 4
@@ -32,6 +37,7 @@ class BatchSettings:
     max_queue_size: int = 256
     max_queue_bytes: int = 512 << 20
     instances: int = 1
+    rows_at_once: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -40,6 +46,7 @@ class BatchSettings:
             ("max_queue_size", 1),
             ("max_queue_bytes", 1),
             ("instances", 1),
+            ("rows_at_once", 0),
         ):
             _check_least(name, getattr(self, name), least)
 
@@ -62,7 +69,7 @@ class Settings:
         grace_s: how long a stopped server goes on with what it has accepted.
         poll_s: how often bundles are looked at for a new manifest.
         workers_of_pool: threads that draw, that convert large requests, and that decode where those that run do not.
-        shared_cores: on which decoding and runs take turns (`deploykit.server.cores.Cores`); 0 lets each start when it can.
+        shared_cores: on which the same threads decode and run (`deploykit.server.batcher`); 0 gives decoding threads of its own.
         api_key: that requests must carry; None for none.
         backend, provider, threads: what answers; see `deploykit.runtime.opening.Answering`.
         precisions: to serve, the first is the default; empty for all that a bundle has.

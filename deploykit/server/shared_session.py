@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from deploykit.runtime.session import Array, TensorInfo
 from deploykit.server.batcher import Batcher
+from deploykit.server.rows import join, split
 
 
 class SharedSession:
@@ -57,12 +56,8 @@ class SharedSession:
             InputError, SessionError: as `Session.run`.
         """
         deadline = getattr(self._of_thread, "deadline", None) or time.monotonic() + self._timeout_s
-        size = self._batcher.max_batch_size
-        rows = max((len(array) for array in feeds.values()), default=0)
-        parts = [{name: array[start : start + size] for name, array in feeds.items()} for start in range(0, max(rows, 1), size)]
-        waiting = [self._batcher.submit(part, outputs, deadline) for part in parts]
-        found = [future.result().outputs for future in waiting]
-        return dict(found[0]) if len(found) == 1 else {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        waiting = [self._batcher.submit(part, outputs, deadline) for part in split(feeds, self._batcher.max_batch_size)]
+        return join([future.result().outputs for future in waiting])
 
     def close(self) -> None:
         """Nothing: the batcher is closed by its owner."""

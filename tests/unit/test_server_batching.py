@@ -204,6 +204,20 @@ def test_callers_that_meet_in_a_run_get_their_own_rows() -> None:
     batcher.close()
 
 
+def test_a_run_can_compute_a_few_rows_at_a_time_and_everybody_gets_their_own() -> None:
+    session = Doubling()
+    session.may_run.clear()
+    batcher = Batcher(session, BatchSettings(max_batch_size=5, rows_at_once=2))
+    batcher.submit(row(0), None, 1e12)
+    assert session.has_begun.acquire(timeout=WAIT_S)
+    answers = [batcher.submit(row(*values), ["double"], 1e12) for values in [(1, 2, 3), (4,), (5,)]]
+    session.may_run.set()
+    assert [a.result(WAIT_S).outputs["double"][:, 0].tolist() for a in answers] == [[2, 4, 6], [8], [10]]
+    assert {a.result(WAIT_S).batch_rows for a in answers} == {5}
+    batcher.close()
+    assert session.runs == [[0], [1, 2], [3, 4], [5]]
+
+
 def test_a_request_that_fails_a_run_fails_alone() -> None:
     session = Doubling()
     session.may_run.clear()
