@@ -3,6 +3,7 @@
     settings.py      what a server is told: limits, times, batching
     batch_queue.py   which waiting requests share a run; batcher.py decodes and runs them; pool.py draws and converts
     served_model.py  one generation of a bundle, opened and checked; repository.py replaces it while requests go on
+    cores.py, rows.py, large_pages.py                         what makes a run quick on a CPU
     tensors.py, protocol.py, model_config.py, inference.py    /v2
     uploads.py, questions.py, pictures.py, people.py          /v1
     site.py, openapi.py, page/, docs/                         the page and the description

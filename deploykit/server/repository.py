@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deploykit.errors import DeploykitError, RequestError, UsageError
 from deploykit.server.cores import Cores
+from deploykit.server.large_pages import use_large_pages
 from deploykit.server.logs import Log
 from deploykit.server.metrics import Metrics
 from deploykit.server.served_model import EXPLAIN_SUFFIX, ServedModel, check_model_name, manifest_digest, open_model
@@ -119,7 +120,10 @@ class Repository:
         self._close_if_done(old)
 
     def _open(self, name: str) -> ServedModel:
-        return open_model(name, self._paths[name], self._settings, partial(self._observe, name), self.cores)
+        model = open_model(name, self._paths[name], self._settings, partial(self._observe, name), self.cores)
+        if self._settings.provider == "cpu":
+            use_large_pages()
+        return model
 
     def _put(self, model: ServedModel) -> None:
         self._models[model.name] = model
