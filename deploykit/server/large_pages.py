@@ -1,5 +1,5 @@
-"""The memory of sessions in pages of 2 MiB: a network walks through tens of megabytes for each picture, and the processor has no room
-for as many translations of 4 KiB pages. ONNX Runtime keeps what it has allocated, so once is enough.
+"""The memory of sessions in pages of 2 MiB: a network walks through tens of megabytes for each picture, and the processor has no
+room for as many translations of 4 KiB pages. ONNX Runtime keeps what it has allocated, so once is enough.
 
 Linux alone, where transparent huge pages are at `madvise` or `always` (Documentation/admin-guide/mm/transhuge.rst of the kernel);
 elsewhere nothing happens. The process must be the caller's own: all of its anonymous memory is meant.
