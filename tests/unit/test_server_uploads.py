@@ -54,7 +54,7 @@ def test_two_pictures_or_endless_parts_are_refused() -> None:
     with pytest.raises(RequestError, match="2 files named 'image', expected one"):
         find_picture(part + part + end, kind)
     with pytest.raises(RequestError, match="more than 32 parts"):
-        read_file(part * 33 + end, boundary, "image")
+        read_file(part * 33 + end, boundary.encode(), "image")
 
 
 @settings(max_examples=200, deadline=None)
