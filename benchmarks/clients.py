@@ -24,8 +24,8 @@ class Load:
 
     Args:
         latencies_ms: of the requests that were answered with 200, in no order.
-        per_second: answers with 200 a second, while every client had a request under way: neither the time in which the first
-            are answered counts nor that in which the last are.
+        per_second: answers with 200 a second while every client had a request under way. What is answered behind that is none
+            of it, or a server that runs empty would count.
         failures: how often, by the status or the name of the error.
     """
 
@@ -61,7 +61,7 @@ def drive(
     """Send a request again and again from so many clients at once, for so long.
 
     Args:
-        warm_s: what is answered in so many seconds before is not looked at, except for failures.
+        warm_s: how long they do so before; of what is answered then only failures are counted.
         check: whether the body of an answer is right; one that is not counts as the failure ``wrong answer``.
     """
     answers: list[list[tuple[float, float]]] = [[] for _ in range(clients)]  # when it came, and how long it took
@@ -97,10 +97,9 @@ def drive(
     threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in answers]
     for thread in threads:
         thread.start()
+    begin = time.perf_counter() + warm_s
     barrier.wait()
-    stop.wait(warm_s)
-    begin = time.perf_counter()
-    stop.wait(seconds)
+    stop.wait(warm_s + seconds)
     end = time.perf_counter()
     stop.set()
     for thread in threads:

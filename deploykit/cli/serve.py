@@ -8,11 +8,10 @@ from deploykit.bundle import Bundle
 from deploykit.cli import console
 from deploykit.cli.options import backend_option, provider_option, warn_if_untrained
 from deploykit.image import DecodeLimits
-from deploykit.runtime.opening import ONNXRUNTIME
 from deploykit.server.logs import FORMATS
 from deploykit.server.repository import name_bundles
 from deploykit.server.run import address_of, open_socket
-from deploykit.server.settings import CPU_ROWS_AT_ONCE, BatchSettings, Settings, count_cores, share_cores
+from deploykit.server.settings import CPU_ROWS_AT_ONCE, BatchSettings, Settings, count_cores, runs_on_cpu, share_cores
 from deploykit.server.workers import Served, serve_alone, serve_by_workers
 from deploykit.spec import Precision
 
@@ -87,7 +86,7 @@ def command(
     request lost. SIGTERM or Ctrl-C finishes what was accepted; a second one stops at once.
     """
     cores = max(1, count_cores() // workers)
-    on_cpu = provider == "cpu" and backend in (None, ONNXRUNTIME)
+    on_cpu = runs_on_cpu(backend, provider)
     instances, threads = share_cores(cores, instances, threads, on_cpu=on_cpu)
     is_shared = on_cpu and threads == 1
     rows_at_once = CPU_ROWS_AT_ONCE if is_shared else 0

@@ -23,7 +23,7 @@ class Answer:
 
     Args:
         outputs: its own rows of the outputs it asked for.
-        queue_s: from its arrival until its run began.
+        queue_s: from its arrival, or from when it was decoded, until its run began.
         infer_s: of that run.
         batch_rows: rows that the run had, its own and others'.
     """
@@ -42,7 +42,7 @@ class Job:
         feeds: checked arrays for every input, all with the same first dimension.
         rows: that dimension.
         outputs: what to compute.
-        queued_at: when it arrived, on the clock that `BatchQueue.take` is told.
+        queued_at: when it arrived or was decoded, on the clock that `BatchQueue.take` is told.
         deadline: when it is of no use any more, on the same clock.
         future: where its answer goes. Cancelled, it takes the job out of the queue.
         kind: what jobs must have alike to share a run: the outputs, and the shape of a row of every input.

@@ -61,7 +61,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._is_closed = False
         self._instances, self._running = settings.instances, 0
-        self._rows_at_once = settings.rows_at_once
+        self._rows_at_once = settings.rows_at_once or self.max_batch_size
         self._decoding = 0  # requests that are neither in the queue nor jobs yet
         count = settings.instances + (self._cores.decoders is None)
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"batch-{i}") for i in range(count)]
@@ -264,7 +264,7 @@ class Batcher:
 
     def _compute(self, feeds: dict[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         found = []
-        for part in split(feeds, self._rows_at_once) if self._rows_at_once else [feeds]:
+        for part in split(feeds, self._rows_at_once):
             outputs = self._session.run(part, names)
             check_rows(outputs, len(next(iter(part.values()))))
             found.append(outputs)

@@ -97,7 +97,7 @@ class JoinedTransport:
     def _send(self) -> None:
         pieces, self._pieces = self._pieces, []
         if pieces and not self._transport.is_closing():
-            self._transport.write(b"".join(pieces))
+            self._transport.writelines(pieces)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -16,7 +16,7 @@ from deploykit.server.large_pages import use_large_pages
 from deploykit.server.logs import Log
 from deploykit.server.metrics import Metrics
 from deploykit.server.served_model import EXPLAIN_SUFFIX, ServedModel, check_model_name, manifest_digest, open_model
-from deploykit.server.settings import Settings
+from deploykit.server.settings import Settings, runs_on_cpu
 from deploykit.server.statistics import Run
 
 
@@ -121,7 +121,7 @@ class Repository:
 
     def _open(self, name: str) -> ServedModel:
         model = open_model(name, self._paths[name], self._settings, partial(self._observe, name), self.cores)
-        if self._settings.provider == "cpu":
+        if runs_on_cpu(self._settings.backend, self._settings.provider):
             use_large_pages()
         return model
 
@@ -168,7 +168,7 @@ def name_bundles(bundles: list[Path], names: list[str]) -> dict[str, Path]:
 
 def _share(settings: Settings) -> Cores:
     """What runs and decoding share. One piece of work more than there are cores: one often waits for Python's lock, and its core
-    would idle meanwhile (measured with 32 callers on 2 cores: 7 % of the time, and 3 % with one more)."""
+    would idle meanwhile."""
     return Cores(settings.shared_cores + 1) if settings.shared_cores else Cores(decoders=settings.workers_of_pool)
 
 

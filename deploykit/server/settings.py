@@ -6,13 +6,14 @@ from pathlib import Path
 
 from deploykit.errors import UsageError
 from deploykit.image import DEFAULT_LIMITS, DecodeLimits
+from deploykit.runtime.opening import ONNXRUNTIME
 from deploykit.spec import Precision
 
 _MOST_INSTANCES = 8
 """Beyond it a run gets more threads instead, so that a lone caller does not wait for one core of many."""
 
 CPU_ROWS_AT_ONCE = 2
-"""What `BatchSettings.rows_at_once` is best where each run has one core."""
+"""`BatchSettings.rows_at_once` where each run has one core."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class BatchSettings:
         max_queue_bytes: of arrays that may wait; graphs that take photos at their own size hold megabytes for each.
         instances: runs at the same time.
         rows_at_once: that a run computes at a time, and then the next; its answers are given together. 0 for all of them. On a CPU
-            the activations of many rows push each other out of the caches: two runs on two cores take 9.3 ms a picture at 2 rows,
-            9.5 at 1, 9.7 at 4 and 10.0 at 8 (EfficientNet-Lite0; ResNet-50 takes 77 to 80 ms at any).
+            the activations of many rows push each other out of the caches.
     """
 
     max_batch_size: int = 4
@@ -115,6 +115,11 @@ class Settings:
             raise UsageError("server: the API key must have at least 8 printable ASCII characters")
         if self.samples is not None and not self.samples.is_dir():
             raise UsageError(f"server: {self.samples} is no folder of sample pictures")
+
+
+def runs_on_cpu(backend: str | None, provider: str) -> bool:
+    """Whether runs take this process's own cores, and no GPU; see `deploykit.runtime.opening.Answering`."""
+    return provider == "cpu" and backend in (None, ONNXRUNTIME)
 
 
 def count_cores() -> int:

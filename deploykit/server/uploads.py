@@ -10,7 +10,6 @@ import base64
 import binascii
 import contextlib
 import json
-import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 
@@ -20,11 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from deploykit.errors import RequestError
 from deploykit.server.forms import read_file
 from deploykit.server.settings import Settings
-
-if sys.version_info >= (3, 11):
-    from asyncio import timeout
-else:
-    from async_timeout import timeout
+from deploykit.server.waiting import timeout
 
 _FIELD = "image"
 

@@ -1,6 +1,7 @@
 """Waiting for an answer no longer than its caller: until a deadline, and not beyond the moment at which the caller hangs up."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -10,6 +11,11 @@ from starlette.requests import Request
 from deploykit.errors import RequestError
 from deploykit.server.batcher import late
 from deploykit.server.settings import Settings
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout as timeout  # for others too
+else:
+    from async_timeout import timeout as timeout
 
 T = TypeVar("T")
 
@@ -43,25 +49,17 @@ async def answer_in_time(request: Request, work: Awaitable[T], deadline: float) 
         RequestError: 504 too late, 499 gone; or what the work raises.
     """
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    is_late = False
-
-    def give_up() -> None:
-        nonlocal is_late
-        is_late = True
-        task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(max(deadline - time.monotonic(), 0), give_up)
     gone.add_done_callback(lambda _: task.cancel())
     try:
-        return await task
+        async with timeout(max(deadline - time.monotonic(), 0)):
+            return await task
+    except asyncio.TimeoutError:
+        raise late("before the answer was there") from None
     except asyncio.CancelledError:
-        if is_late:
-            raise late("before the answer was there") from None
         if gone.done():
             raise RequestError(GONE_STATUS, "the caller has gone", kind="gone") from None
         raise  # this request's own task was cancelled
     finally:
-        timer.cancel()
         gone.cancel()
 
 

@@ -1,7 +1,7 @@
 """An answer's head leaves with its body."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from deploykit.server.connections import JoinedTransport
 
@@ -12,8 +12,8 @@ class Recording:
     def __init__(self) -> None:
         self.done: list[bytes | str] = []
 
-    def write(self, data: bytes) -> None:
-        self.done.append(data)
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        self.done.append(b"".join(pieces))
 
     def close(self) -> None:
         self.done.append("closed")

@@ -46,6 +46,24 @@ def test_a_form_that_is_damaged_anywhere_is_read_or_refused_and_nothing_else(dat
     assert told in (200, 400, 422)
 
 
+def test_the_names_of_a_form_s_parameters_are_read_in_any_case_and_quoted_or_not() -> None:
+    body = b"--a;b\r\nCONTENT-disposition: form-data; NAME=image\r\n\r\npicture\r\n--a;b--\r\n"
+    assert find_picture(body, 'Multipart/Form-Data ; Boundary="a;b"') == b"picture"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="latin-1"), max_size=40), st.sampled_from(["", "multipart/form-data; boundary=", "image/png;"]))
+def test_any_content_type_is_understood_or_refused_and_nothing_else(text: str, before: str) -> None:
+    body, _ = form(image=("photo.png", b"0123456789", "image/png"))
+    try:
+        found = find_picture(body, before + text)
+    except RequestError as refused:
+        told = refused.status
+    else:
+        told = 200 if found == body else 0  # as it came: no form was read with that boundary
+    assert told in (200, 400, 415)
+
+
 def test_two_pictures_or_endless_parts_are_refused() -> None:
     body, kind = form(image=("a.png", b"1"))
     boundary = kind.partition("boundary=")[2]
